@@ -1,0 +1,49 @@
+"""Learning how a frozen language model samples: adaptive decoding policies in JAX (arXiv 2603.09065).
+
+The public face; see the README for an example.
+"""
+
+from adaptive_jax.decoding import sampling
+from adaptive_jax.decoding.generate import Completion, generate
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
+from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.prompts import render
+from adaptive_jax.policies.fixed import mixed, static
+from adaptive_jax.policies.token import token_adapter
+from adaptive_jax.runs.adapters import load_adapter
+from adaptive_jax.tasks.grading import grade, grade_many
+from adaptive_jax.tasks.loading import load_problems
+from adaptive_jax.tasks.problem import Problem
+
+
+def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None) -> str:
+    """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`."""
+    return render(lm.tokenizer, problem.question, cot=cot, thinking=thinking)
+
+
+__all__ = [
+    "LM",
+    "Completion",
+    "Observation",
+    "Policy",
+    "Problem",
+    "Prompt",
+    "PromptObservation",
+    "SamplingParams",
+    "Trajectory",
+    "generate",
+    "grade",
+    "grade_many",
+    "load_adapter",
+    "load_lm",
+    "load_problems",
+    "mixed",
+    "prompt",
+    "rollout",
+    "sampling",
+    "static",
+    "token_adapter",
+]

@@ -1,0 +1,119 @@
+"""Text in, text out: completions of prompts under a policy."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+
+from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.prompts import encode
+
+FinishReason = Literal["stop", "budget"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion.
+
+    Attributes:
+        text: decoded, without special tokens.
+        tokens: int32 [T], the stop token included.
+        actions: int32 [T], the index of each token's sampling setting in `policy.actions`.
+        finish_reason: "stop", or "budget" where it was truncated.
+    """
+
+    text: str
+    tokens: np.ndarray
+    actions: np.ndarray
+    finish_reason: FinishReason
+
+
+def generate(
+    lm: LM,
+    prompts: Sequence[str],
+    policy: Policy,
+    *,
+    n: int = 1,
+    max_new_tokens: int = 256,
+    budget: int | Sequence[int] | None = None,
+    seed: int = 0,
+    rows: int = 128,
+) -> list[list[Completion]]:
+    """Complete prompts; `done[i][j]` is completion j of prompt i.
+
+    The draws of a completion depend on the seed, its prompt's text and j only (a prompt given twice goes on counting j), so
+    they stay the same whatever else is in the list.
+
+    Args:
+        lm: the frozen language model.
+        prompts: texts to be continued, special tokens spelled out (see `adaptive_jax.prompt`).
+        policy: chooses the sampling action: `adaptive_jax.static(...)`, an adapter, ...
+        n: completions per prompt; the sampling budget B that the policy sees.
+        max_new_tokens: tokens a completion may have.
+        budget: token budget b, for all prompts or one each; at most max_new_tokens, which it is by default.
+        seed: fixes every draw.
+        rows: how many completions are decoded side by side.
+
+    Raises:
+        TypeError: prompts is one string instead of a list.
+        ValueError: an empty prompt, one that does not fit the model's context with its budget, or a budget out of range.
+    """
+    if isinstance(prompts, str):
+        raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
+    budgets = _budgets(budget, max_new_tokens, len(prompts))
+    seen: Counter[str] = Counter()
+    asked = []
+    for text, limit in zip(prompts, budgets, strict=True):
+        asked.append(Prompt(text, encode(lm.tokenizer, text), limit, first_completion=seen[text] * n))
+        seen[text] += 1
+    trajectory = rollout(
+        lm.decoder,
+        policy,
+        asked,
+        key=jax.random.key(seed),
+        stop_ids=lm.stop_ids,
+        completions=n,
+        rows=rows,
+        max_positions=lm.config.max_positions,
+    )
+    texts = decode_texts(lm, trajectory.tokens, trajectory.lengths)
+    completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
+    return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+
+def decode_texts(lm: LM, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """N texts without special tokens, of int32 tokens [N, T] of which row n has lengths[n]."""
+    return lm.tokenizer.batch_decode([row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True)
+
+
+def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int) -> list[int]:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: give at least 1")
+    if budget is None:
+        budgets = [max_new_tokens] * count
+    elif isinstance(budget, (int, np.integer)):
+        budgets = [int(budget)] * count
+    else:
+        budgets = [int(b) for b in budget]
+    if len(budgets) != count:
+        raise ValueError(f"budget has {len(budgets)} entries for {count} prompts: give one number, or one each")
+    for value in budgets:
+        if not 1 <= value <= max_new_tokens:
+            raise ValueError(f"budget {value} is outside 1..{max_new_tokens}: raise max_new_tokens or lower the budget")
+    return budgets
+
+
+def _completion(trajectory: Trajectory, index: int, text: str) -> Completion:
+    length = trajectory.lengths[index]
+    return Completion(
+        text=text,
+        tokens=trajectory.tokens[index, :length],
+        actions=trajectory.actions[index, :length],
+        finish_reason="stop" if trajectory.stopped[index] else "budget",
+    )

@@ -1,0 +1,233 @@
+"""The decoding loop: one pure step, scanned in chunks, over rows that are at different places in their texts.
+
+All rows share one write cursor into a ring of cache columns. Rotary position is applied when a key is written, so a row's
+entries may lie anywhere as long as a mask says which are its own: the `length` columns just behind the cursor. That is why a
+finished row can be given a new prompt at any time: its entries are written behind the cursor, and nothing else moves.
+
+Randomness: a completion's draws come from its own key and its own step number, never from the row, the batch or the chunk.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
+from adaptive_jax.decoding.sampling import draw, summary
+from adaptive_jax.lm.decoder import Decoder, Prefill
+
+DECISION_TOP_PROBABILITY = 0.95
+BEGIN_STEP = 2**32 - 1  # the key of what is drawn before the first token; no completion has that many steps
+
+
+@struct.dataclass
+class DecodeState:
+    """Everything the loop carries from step to step; R rows, S cache columns, D hidden width.
+
+    Example with R = 2: row 0 has a 3-token prompt and has drawn 2 tokens, row 1 a 5-token prompt and none. The columns
+    just behind the cursor are p p p t t for row 0 (length 5) and p p p p p for row 1 (length 5).
+
+    Attributes:
+        cache: the decoder's ring of S columns.
+        cursor: int32 scalar in [0, S), the column the next token is written to, in all rows.
+        hidden: [R, D], predicts each row's next token.
+        token: int32 [R], each row's last token.
+        length: int32 [R], entries in the cache: prompt and new tokens.
+        step: int32 [R], new tokens drawn, t.
+        budget: int32 [R], most new tokens the completion may use, b.
+        held: int32 [R], the action that the policy chose before the first token.
+        alive: bool [R], the row's completion has not ended; what dead rows compute is thrown away.
+        key: typed PRNG keys [R], one per completion.
+    """
+
+    cache: Any
+    cursor: jax.Array
+    hidden: jax.Array
+    token: jax.Array
+    length: jax.Array
+    step: jax.Array
+    budget: jax.Array
+    held: jax.Array
+    alive: jax.Array
+    key: jax.Array
+
+    @property
+    def remaining(self) -> jax.Array:
+        """int32 [R], token budget left, b_t = b - t."""
+        return self.budget - self.step
+
+    def visible(self, size: int) -> jax.Array:
+        """bool [R, S]: the columns that are a row's own, the one at the cursor included."""
+        behind = jnp.mod(self.cursor - jnp.arange(size, dtype=jnp.int32), size)
+        return behind[None, :] <= self.length[:, None]
+
+
+@struct.dataclass
+class StepOutput:
+    """What one step tells; under the scan every field has a leading axis of steps.
+
+    Attributes:
+        alive: bool [R], the row drew a token; the other fields mean nothing where it did not.
+        token: int32 [R], drawn.
+        action: int32 [R], index into the policy's action space.
+        decision: bool [R], alive, and the next-token distribution was not settled (top probability at most 0.95).
+        entropy, top_probability: float32 [R], of the next-token distribution before the action; nats and 1.
+        features: [R, F], what the policy chose from.
+    """
+
+    alive: jax.Array
+    token: jax.Array
+    action: jax.Array
+    decision: jax.Array
+    entropy: jax.Array
+    top_probability: jax.Array
+    features: jax.Array
+
+
+@struct.dataclass
+class Admission:
+    """New completions for rows; one entry per row, those with source -1 are left as they are.
+
+    Attributes:
+        source: int32 [R], index of the prompt in the `Prefill`, or -1.
+        token, length: int32 [R], the prompt's last token and its length.
+        budget, samples: int32 [R], token budget b and sampling budget B.
+        key: typed PRNG keys [R].
+    """
+
+    source: jax.Array
+    token: jax.Array
+    length: jax.Array
+    budget: jax.Array
+    samples: jax.Array
+    key: jax.Array
+
+
+def completion_keys(key: jax.Array, problem: jax.Array, completion: jax.Array) -> jax.Array:
+    """Keys [N] from one typed key, uint32 [N, 2] problem digests and int32 [N] completion indices; nothing else matters."""
+
+    def one(problem: jax.Array, completion: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, problem[0]), problem[1]), completion)
+
+    return jax.vmap(one)(problem, completion)
+
+
+def _uniforms(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
+    """float32 [R, count] in [0, 1): the chance of step `step` [R] of the completions with keys [R]."""
+    return jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t), (count,)))(key, step.astype(jnp.uint32))
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "size"))
+def empty_state(decoder: Decoder, hidden: jax.Array, key: jax.Array, *, rows: int, size: int) -> DecodeState:
+    """A state of dead rows over a ring of `size` columns; `hidden` [.., D] gives width and dtype, `key` is any typed key.
+
+    Jitted so that every field owns its buffer: the state is donated, and a buffer can be donated once.
+    """
+    zeros = jnp.zeros((rows,), jnp.int32)
+    return DecodeState(
+        cache=decoder.empty_cache(rows, size),
+        cursor=jnp.zeros((), jnp.int32),
+        hidden=jnp.zeros((rows, hidden.shape[-1]), hidden.dtype),
+        token=zeros,
+        length=zeros,
+        step=zeros,
+        budget=zeros,
+        held=zeros,
+        alive=jnp.zeros((rows,), bool),
+        key=jnp.broadcast_to(key, (rows,)),
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill, new: Admission) -> DecodeState:
+    """Give rows new completions: their prompts' entries are written behind the cursor, and the policy begins."""
+    received = new.source >= 0
+    source = jnp.maximum(new.source, 0)
+    last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
+    prompt = PromptObservation(last=last, mean=mean, samples=new.samples, budget=new.budget)
+    begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
+    held = policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0])
+
+    def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
+
+    return DecodeState(
+        cache=decoder.insert(state.cache, prefill.cache, new.source, state.cursor),
+        cursor=state.cursor,
+        hidden=choose(last, state.hidden),
+        token=choose(new.token, state.token),
+        length=choose(new.length, state.length),
+        step=choose(jnp.zeros_like(state.step), state.step),
+        budget=choose(new.budget, state.budget),
+        held=choose(held, state.held),
+        alive=received | state.alive,
+        key=choose(new.key, state.key),
+    )
+
+
+def decode_step(
+    decoder: Decoder, policy: Policy, stop_ids: jax.Array, size: int, state: DecodeState
+) -> tuple[DecodeState, StepOutput]:
+    """LM head, observation, policy, sampling kernel, budget and stop tokens, one LM step.
+
+    Args:
+        stop_ids: int32 [..], tokens that end a completion.
+        size: the ring's columns S.
+    """
+    logits = decoder.logits(state.hidden)
+    entropy, top_probability = summary(logits)
+    observation = Observation(
+        hidden=state.hidden,
+        remaining=state.remaining,
+        budget=state.budget,
+        token=state.token,
+        entropy=entropy,
+        top_probability=top_probability,
+    )
+    uniform = _uniforms(state.key, state.step, 2)
+    action, features = policy.step(observation, state.held, uniform[:, 1])
+    token = draw(uniform[:, 0], logits, policy.actions[action])
+    output = StepOutput(
+        alive=state.alive,
+        token=token,
+        action=action,
+        decision=state.alive & (top_probability <= DECISION_TOP_PROBABILITY) & policy.learns,
+        entropy=entropy,
+        top_probability=top_probability,
+        features=features,
+    )
+    stopped = jnp.any(token[:, None] == stop_ids[None, :], axis=1)
+    hidden, cache = decoder.step(state.cache, token, state.length, state.cursor, state.visible(size))
+    state = DecodeState(
+        cache=cache,
+        cursor=jnp.mod(state.cursor + 1, size),
+        hidden=hidden,
+        token=token,
+        length=state.length + 1,
+        step=state.step + 1,
+        budget=state.budget,
+        held=state.held,
+        alive=state.alive & ~stopped & (state.remaining > 1),
+        key=state.key,
+    )
+    return state, output
+
+
+@functools.partial(jax.jit, static_argnames=("size", "chunk"), donate_argnames="state")
+def decode_chunk(
+    decoder: Decoder, policy: Policy, stop_ids: jax.Array, state: DecodeState, *, size: int, chunk: int
+) -> tuple[DecodeState, StepOutput]:
+    """`chunk` steps under one `lax.scan`; the state is donated."""
+
+    def step(state: DecodeState, _: None) -> tuple[DecodeState, StepOutput]:
+        return decode_step(decoder, policy, stop_ids, size, state)
+
+    return jax.lax.scan(step, state, None, length=chunk)
+
+
+@jax.jit
+def prefill(decoder: Decoder, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+    """`decoder.prefill`, compiled once per shape."""
+    return decoder.prefill(tokens, lengths)

@@ -1,0 +1,100 @@
+"""What a rollout leaves behind, on the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaptive_jax.decoding.loop import StepOutput
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """N completions of at most T new tokens, M of whose steps were decisions.
+
+    Completion n is number n % G of prompt n // G. Arrays [N, T] hold zeros behind a completion's end. What is as wide as the
+    hidden state is kept for decisions only, so memory grows with M and not with N * T * D.
+
+    Attributes:
+        tokens: int32 [N, T], the token that ended a completion included.
+        lengths: int32 [N], new tokens.
+        stopped: bool [N], ended by a stop token; otherwise truncated at the budget.
+        budgets: int32 [N], token budget b.
+        actions: int32 [N, T], index into the action space.
+        decisions: bool [N, T], the steps that count in the gradient.
+        entropy: float32 [N, T], of the next-token distribution before the action, in nats.
+        top_probability: float32 [N, T], before the action.
+        features: [M, F], what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
+        row_steps: how many row-steps the loop computed for these completions, idle ones included.
+        prompt_tokens: how many prompt tokens were computed.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    stopped: np.ndarray
+    budgets: np.ndarray
+    actions: np.ndarray
+    decisions: np.ndarray
+    entropy: np.ndarray
+    top_probability: np.ndarray
+    features: np.ndarray
+    row_steps: int
+    prompt_tokens: int
+
+    def new_tokens(self, n: int) -> np.ndarray:
+        """The new tokens of completion n, int32 [length]."""
+        return self.tokens[n, : self.lengths[n]]
+
+
+class TrajectoryBuilder:
+    """Collects the loop's outputs, chunk by chunk, into a `Trajectory`.
+
+    Args:
+        budgets: int32 [N], token budgets; they bound the arrays.
+        stop_ids: tokens that end a completion.
+    """
+
+    PER_STEP = ("token", "action", "decision", "entropy", "top_probability")
+
+    def __init__(self, budgets: np.ndarray, stop_ids: Sequence[int]):
+        shape = (len(budgets), int(budgets.max()))
+        dtypes = (np.int32, np.int32, bool, np.float32, np.float32)
+        self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, dtypes, strict=True)}
+        self._lengths = np.zeros(shape[0], np.int32)
+        self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
+        self._features: list[np.ndarray] = []
+        self._places: list[np.ndarray] = []  # of the features' decisions in the flattened [N, T]
+        self.row_steps = 0
+        self.prompt_tokens = 0
+
+    def collect(self, outputs: StepOutput, row_completion: np.ndarray, row_step: np.ndarray) -> None:
+        """Store a chunk's outputs, fields [C, R]: row r worked on completion `row_completion[r]` from step `row_step[r]` on."""
+        alive = np.asarray(outputs.alive)
+        self.row_steps += alive.size
+        steps, rows = np.nonzero(alive)
+        completion, place = row_completion[rows], row_step[rows] + steps
+        for name, array in self._arrays.items():
+            array[completion, place] = np.asarray(getattr(outputs, name))[steps, rows]
+        busy = row_completion >= 0
+        self._lengths[row_completion[busy]] += alive.sum(axis=0, dtype=np.int32)[busy]
+        decided = np.asarray(outputs.decision)[steps, rows]
+        self._features.append(np.asarray(outputs.features)[steps[decided], rows[decided]])
+        self._places.append((completion * self._arrays["token"].shape[1] + place)[decided])
+
+    def build(self) -> Trajectory:
+        """The trajectory of everything collected."""
+        order = np.argsort(np.concatenate(self._places))
+        last = self._arrays["token"][np.arange(len(self._lengths)), self._lengths - 1]
+        return Trajectory(
+            tokens=self._arrays["token"],
+            lengths=self._lengths,
+            stopped=np.isin(last, self._stop_ids),
+            budgets=self._budgets,
+            actions=self._arrays["action"],
+            decisions=self._arrays["decision"],
+            entropy=self._arrays["entropy"],
+            top_probability=self._arrays["top_probability"],
+            features=np.concatenate(self._features)[order],
+            row_steps=self.row_steps,
+            prompt_tokens=self.prompt_tokens,
+        )

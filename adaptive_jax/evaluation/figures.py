@@ -1,0 +1,63 @@
+"""The two figures of a training experiment."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from adaptive_jax.evaluation.results import MEAN, Row
+
+
+def training_figure(
+    path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], actions: Sequence[str], smooth: int = 5
+) -> None:
+    """Action probabilities at decisions over training, with the validation reward laid over them; one panel per adapter.
+
+    Args:
+        path: where the PNG goes.
+        curves: for each adapter, the lines of metrics.jsonl of its first seed: "update", "action_probabilities" [A] and,
+            at some updates, "validation_reward".
+        actions: names of the A actions.
+        smooth: updates in the running mean of the probabilities.
+    """
+    figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for panel, (name, lines) in zip(panels, curves.items(), strict=True):
+        updates = np.array([line["update"] for line in lines if "action_probabilities" in line])
+        shares = np.array([line["action_probabilities"] for line in lines if "action_probabilities" in line])
+        if len(shares) >= smooth:
+            kernel = np.ones(smooth) / smooth
+            shares = np.stack([np.convolve(column, kernel, "valid") for column in shares.T], axis=1)
+            updates = updates[smooth - 1 :]
+        panel.stackplot(updates, shares.T, labels=actions, alpha=0.75)
+        points = [(line["update"], line["validation_reward"]) for line in lines if "validation_reward" in line]
+        panel.plot(*zip(*points, strict=True), "ko-", markersize=3, linewidth=1.2, label="validation reward")
+        panel.set(title=name, xlabel="update", ylim=(0, 1), xlim=(updates[0], max(updates[-1], updates[0] + 1)))
+    panels[0].set_ylabel("action probability, reward")
+    panels[0].legend(fontsize="x-small", loc="upper right")
+    figure.savefig(path, dpi=150)
+
+
+def budget_figure(path: Path, rows: Sequence[Row]) -> None:
+    """Accuracy against token budget, a line per method, bars for the binomial 95% interval."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    panel = figure.subplots()
+    for method in dict.fromkeys(row.method for row in rows):
+        own = [row for row in rows if row.method == method and row.budget != MEAN]
+        learnt = "adapter" in method or "entropy" in method
+        panel.errorbar(
+            [row.budget for row in own],
+            [row.value for row in own],
+            yerr=[row.ci95 for row in own],
+            label=method,
+            capsize=2,
+            linewidth=2.2 if learnt else 1.1,
+            linestyle="-" if learnt else "--",
+            marker="o",
+            markersize=4,
+        )
+    panel.set(xlabel="token budget b", ylabel="Pass@1", ylim=(0, 1))
+    panel.legend(fontsize="x-small")
+    figure.savefig(path, dpi=150)

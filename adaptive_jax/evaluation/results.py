@@ -1,0 +1,90 @@
+"""Result rows and their table: `results.json` and `results.md`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from adaptive_jax.evaluation.evaluate import Scores
+from adaptive_jax.evaluation.statistics import binomial_ci95, spread
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a result.
+
+    Attributes:
+        method: who chose the sampling actions.
+        cot: "none", "all" or "mix".
+        metric: such as "pass@1".
+        budget: token budget in tokens, or "mean" over all of them.
+        value: in [0, 1]; with several training seeds, their mean.
+        ci95: half-width of the binomial 95% interval over the n questions, in [0, 1].
+        n: questions behind the value.
+        seeds: training seeds behind the value; 1 where nothing is trained.
+        spread: sample standard deviation over the training seeds.
+        by_seed: the value of each training seed.
+    """
+
+    method: str
+    cot: str
+    metric: str
+    budget: int | str
+    value: float
+    ci95: float
+    n: int
+    seeds: int
+    spread: float
+    by_seed: tuple[float, ...]
+
+
+def rows_of(method: str, cot: str, budgets: Sequence[int], runs: Sequence[Scores]) -> list[Row]:
+    """A row for each budget and one for their mean; `runs` holds the scores of each training seed (one if nothing is trained)."""
+    accuracy = np.stack([scores.accuracy() for scores in runs])
+    accuracy = np.concatenate([accuracy, accuracy.mean(axis=1, keepdims=True)], axis=1)
+    questions = len(runs[0].rewards)
+    rows = []
+    columns: list[int | str] = [*budgets, MEAN]
+    for budget, values in zip(columns, accuracy.T, strict=True):
+        value = float(values.mean())
+        by_seed = tuple(float(v) for v in values)
+        rows.append(
+            Row(
+                method=method,
+                cot=cot,
+                metric="pass@1",
+                budget=budget,
+                value=value,
+                ci95=binomial_ci95(value, questions),
+                n=questions,
+                seeds=len(runs),
+                spread=spread(values),
+                by_seed=by_seed,
+            )
+        )
+    return rows
+
+
+def results_json(experiment: str, model: str, dataset: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The content of results.json."""
+    return {"experiment": experiment, "model": model, "dataset": dataset, "rows": [asdict(row) for row in rows]}
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Methods down, token budgets across, Pass@1 in per cent with its interval; for trained methods each seed's mean."""
+    budgets = list(dict.fromkeys(row.budget for row in rows))
+    header = ["method", *[f"b = {b}" if b != MEAN else MEAN for b in budgets], "mean, each seed"]
+    lines = [_line(header), _line([":--", *["--:"] * (len(header) - 1)])]
+    for method in dict.fromkeys(row.method for row in rows):
+        own = {row.budget: row for row in rows if row.method == method}
+        cells = [f"{100 * own[b].value:.1f} ± {100 * own[b].ci95:.1f}" for b in budgets]
+        seeds = own[MEAN].by_seed if len(own[MEAN].by_seed) > 1 else ()
+        lines.append(_line([method, *cells, " / ".join(f"{100 * value:.1f}" for value in seeds)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

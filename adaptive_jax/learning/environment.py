@@ -1,0 +1,72 @@
+"""Where prompts and rewards come from. Text lives on this side; the learner sees trajectories and numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from adaptive_jax.decoding.generate import decode_texts
+from adaptive_jax.decoding.rollout import Prompt
+from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.prompts import encode, render
+from adaptive_jax.tasks.grading import grade_many, rewards
+from adaptive_jax.tasks.problem import Problem
+
+Cot = Literal["none", "all", "mix"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A problem as one prompt asks it: step by step (cot), or for the answer alone."""
+
+    problem: Problem
+    cot: bool
+
+
+def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
+    """How problems are asked: "all" step by step, "none" directly, "mix" half and half, in turn (our reading of mix CoT)."""
+    if cot == "mix":
+        return [Question(problem, cot=index % 2 == 0) for index, problem in enumerate(problems)]
+    return [Question(problem, cot=cot == "all") for problem in problems]
+
+
+class Environment:
+    """Questions to a frozen language model, and the verdicts on its completions.
+
+    Args:
+        lm: the model.
+        asked: Q questions.
+    """
+
+    def __init__(self, lm: LM, asked: Sequence[Question]):
+        self.lm, self.questions = lm, list(asked)
+        texts = [render(lm.tokenizer, q.problem.question, cot=q.cot) for q in self.questions]
+        self._tokens = [encode(lm.tokenizer, text) for text in texts]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def prompt(self, index: int, budget: int) -> Prompt:
+        """Question `index` at a token budget. Its identity tells the two ways of asking a problem apart."""
+        question = self.questions[index]
+        identity = question.problem.id if question.cot else f"{question.problem.id}#direct"
+        return Prompt(identity, self._tokens[index], budget)
+
+    def rewards(
+        self, trajectory: Trajectory, asked: Sequence[int] | np.ndarray, limit: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards of the completions of questions `asked` (one per completion).
+
+        Args:
+            trajectory: N completions.
+            asked: int [N], which question each answers.
+            limit: judge the first `limit` tokens only.
+
+        Returns:
+            float32 [N] in {0, 1}, and bool [N]: False where the grader failed and nothing is known.
+        """
+        lengths = trajectory.lengths if limit is None else np.minimum(trajectory.lengths, limit)
+        texts = decode_texts(self.lm, trajectory.tokens, lengths)
+        return rewards(grade_many([self.questions[i].problem for i in asked], texts))

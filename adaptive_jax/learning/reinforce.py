@@ -1,0 +1,121 @@
+"""REINFORCE with a leave-one-out baseline, from binary rewards, on stored features: the gradient never meets the LM."""
+
+import functools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx, struct
+
+
+class LearntPolicy(Protocol):
+    """A policy whose action probabilities can be recomputed from features."""
+
+    @property
+    def params(self) -> nnx.State: ...
+
+    def logits(self, features: jax.Array) -> jax.Array: ...
+
+    def replace(self, **changes: Any) -> "LearntPolicy": ...
+
+
+@struct.dataclass
+class Decisions:
+    """A batch of M decisions, padding included.
+
+    Attributes:
+        features: [M, F], what the policy chose from.
+        actions: int32 [M], what it chose.
+        advantages: float32 [M], of the completion that the decision belongs to.
+        weight: float32 [M], 1 for decisions, 0 for padding.
+    """
+
+    features: jax.Array
+    actions: jax.Array
+    advantages: jax.Array
+    weight: jax.Array
+
+
+def leave_one_out(rewards: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Advantage of each completion: its reward minus the mean reward of the others of its group.
+
+    Source: arXiv 2402.14740 eq. 6 (RLOO); a group is the completions of one prompt at one token budget.
+
+    Args:
+        rewards: float [N, G].
+        valid: bool [N, G]; completions whose reward is unknown (the grader failed) neither count nor get an advantage.
+
+    Returns:
+        float32 [N, G]; 0 where a group has no other valid completion.
+    """
+    valid = np.ones(rewards.shape, bool) if valid is None else valid
+    known = np.where(valid, rewards, 0.0)
+    others = valid.sum(axis=1, keepdims=True) - 1
+    baseline = (known.sum(axis=1, keepdims=True) - known) / np.maximum(others, 1)
+    return np.where(valid & (others > 0), known - baseline, 0.0).astype(np.float32)
+
+
+def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndarray) -> Decisions:
+    """A batch padded to the next power of two, so that few shapes are compiled."""
+    count = len(actions)
+    size = 1 << max(count - 1, 0).bit_length()
+    pad = size - count
+    return Decisions(
+        features=jnp.asarray(np.pad(features, ((0, pad), (0, 0)))),
+        actions=jnp.asarray(np.pad(actions, (0, pad)), jnp.int32),
+        advantages=jnp.asarray(np.pad(advantages, (0, pad)), jnp.float32),
+        weight=jnp.asarray(np.arange(size) < count, jnp.float32),
+    )
+
+
+def reinforce_loss(
+    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """-(sum over decisions of advantage * log pi(action) + bonus * H(pi)) / (number of decisions).
+
+    Source: REINFORCE (Williams 1992), summed over decisions and divided by their number, not by a padded length.
+
+    Returns:
+        The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A].
+    """
+    log_probability = jax.nn.log_softmax(policy.replace(params=params).logits(batch.features), axis=-1)
+    chosen = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
+    probability = jnp.exp(log_probability)
+    entropy = -jnp.sum(probability * log_probability, axis=-1)
+    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    loss = -jnp.sum(batch.weight * (batch.advantages * chosen + entropy_bonus * entropy)) / count
+    metrics = {
+        "policy_entropy": jnp.sum(batch.weight * entropy) / count,
+        "action_probabilities": jnp.sum(batch.weight[:, None] * probability, axis=0) / count,
+    }
+    return loss, metrics
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def reinforce_update(
+    policy: LearntPolicy,
+    opt_state: optax.OptState,
+    batch: Decisions,
+    entropy_bonus: jax.Array,
+    *,
+    optimizer: optax.GradientTransformation,
+) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
+    """One policy-gradient update; where the loss or a gradient is not finite, policy and optimiser stay as they were.
+
+    Returns:
+        policy, optimiser state, and metrics: those of `reinforce_loss`, "loss", "gradient_norm" and "applied" (bool).
+    """
+    gradient_of = jax.value_and_grad(reinforce_loss, has_aux=True)
+    (loss, metrics), gradients = gradient_of(policy.params, policy, batch, entropy_bonus)
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, new_state = optimizer.update(gradients, opt_state, policy.params)
+    new_params = optax.apply_updates(policy.params, updates)
+
+    def keep(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
+    return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics

@@ -1,0 +1,142 @@
+"""What the decoding loop asks of a language model, and the transformer's answer to it.
+
+A decoder is a pytree: its parameters are leaves and travel as arguments of jitted functions, everything else is static.
+Tests pass a decoder whose right answer is known in closed form.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from adaptive_jax.lm.transformer import KVCache, Transformer
+
+
+@struct.dataclass
+class Prefill:
+    """Prompts that were computed once and may be given to many rows.
+
+    Attributes:
+        cache: the decoder's own structure; prompts are right-aligned in it, so that the last token's entry comes last.
+        last: [N, D] hidden state that predicts each prompt's first new token.
+        mean: [N, D] mean hidden state over each prompt's tokens.
+    """
+
+    cache: Any
+    last: jax.Array
+    mean: jax.Array
+
+
+class Decoder(Protocol):
+    """A frozen language model as the loop sees it. Every method is pure and may be traced."""
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        """Compute prompts: int32 [N, P], right-aligned, of int32 [N] tokens each (at least 1)."""
+        ...
+
+    def empty_cache(self, rows: int, size: int) -> Any:
+        """A cache for `rows` rows, used as a ring of `size` columns."""
+        ...
+
+    def insert(self, cache: Any, prompts: Any, source: jax.Array, cursor: jax.Array) -> Any:
+        """Write prompts just behind the cursor.
+
+        Args:
+            cache: as `empty_cache` made it.
+            prompts: a `Prefill.cache` of width P.
+            source: int32 [rows], which prompt each row gets; -1 leaves a row as it is.
+            cursor: int32 scalar, the next column to be written. Columns [cursor - P, cursor), modulo the ring's
+                size, are replaced in the rows that get a prompt.
+        """
+        ...
+
+    def step(
+        self, cache: Any, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Feed one token per row.
+
+        Args:
+            tokens, positions: int32 [B].
+            column: int32 scalar, the ring column that this token's entry is written to, in all rows.
+            visible: bool [B, S], the columns that belong to each row, this token's included.
+
+        Returns:
+            hidden [B, D], which predicts each row's next token, and the cache.
+        """
+        ...
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """LM head: hidden [B, D] -> float32 [B, V]."""
+        ...
+
+
+@struct.dataclass
+class TransformerDecoder:
+    """`Decoder` over a `Transformer` and its key/value cache.
+
+    Attributes:
+        params: the transformer's parameters.
+        graphdef: the rest of it (static).
+    """
+
+    params: nnx.State
+    graphdef: nnx.GraphDef = struct.field(pytree_node=False)
+
+    @property
+    def model(self) -> Transformer:
+        """The module, parameters in place."""
+        return nnx.merge(self.graphdef, self.params)
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        width = tokens.shape[1]
+        places = jnp.arange(width, dtype=jnp.int32)[None] - (width - lengths)[:, None]
+        real = places >= 0
+        causal = jnp.tril(jnp.ones((width, width), bool))
+        hidden, cache = self.model(tokens, jnp.maximum(places, 0), causal[None] & real[:, None, :])
+        weight = (real.astype(jnp.float32) / lengths[:, None].astype(jnp.float32))[:, :, None]
+        mean = jnp.sum(hidden.astype(jnp.float32) * weight, axis=1).astype(hidden.dtype)
+        return Prefill(cache=cache, last=hidden[:, -1], mean=mean)
+
+    def empty_cache(self, rows: int, size: int) -> KVCache:
+        model = self.model
+        return KVCache.zeros(model.config, rows, size, model.embedding[...].dtype)
+
+    def insert(self, cache: KVCache, prompts: KVCache, source: jax.Array, cursor: jax.Array) -> KVCache:
+        keys = [_insert_behind(c, p, source, cursor, axis=3) for c, p in zip(cache.keys, prompts.keys, strict=True)]
+        values = [_insert_behind(c, p, source, cursor, axis=2) for c, p in zip(cache.values, prompts.values, strict=True)]
+        return KVCache(keys=tuple(keys), values=tuple(values))
+
+    def step(
+        self, cache: KVCache, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        hidden, cache = self.model(tokens[:, None], positions[:, None], visible[:, None], cache, column)
+        return hidden[:, 0], cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        return self.model.logits(hidden)
+
+
+def _insert_behind(ring: jax.Array, prompts: jax.Array, source: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
+    """Replace columns [cursor - P, cursor) (modulo S) along `axis` in the rows whose source is not -1."""
+    width, size = prompts.shape[axis], ring.shape[axis]
+    given = jnp.take(prompts, jnp.maximum(source, 0), axis=0)
+    receives = (source >= 0).reshape((-1,) + (1,) * (ring.ndim - 1))
+
+    def write(ring: jax.Array, start: jax.Array, columns: jax.Array, where: jax.Array) -> jax.Array:
+        old = jax.lax.dynamic_slice_in_dim(ring, start, width, axis)
+        return jax.lax.dynamic_update_slice_in_dim(ring, jnp.where(where, columns, old), start, axis)
+
+    def contiguous(ring: jax.Array) -> jax.Array:
+        return write(ring, cursor - width, given, receives)
+
+    def wrapped(ring: jax.Array) -> jax.Array:
+        # turned by the cursor, the prompt's end lies at the ring's start, and its beginning in the ring's last P columns
+        turned = jnp.roll(given, cursor, axis)
+        shape = [1] * ring.ndim
+        shape[axis] = width
+        front = (jnp.arange(width) < cursor).reshape(shape)
+        ring = write(ring, jnp.zeros_like(cursor), turned, receives & front)
+        return write(ring, jnp.full_like(cursor, size - width), turned, receives & ~front)
+
+    return jax.lax.cond(cursor >= width, contiguous, wrapped, ring)

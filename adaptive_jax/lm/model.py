@@ -1,0 +1,143 @@
+"""The frozen language model as users hold it: `load_lm` finds and reads one, `LM` computes logits."""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.decoder import TransformerDecoder
+from adaptive_jax.lm.gguf import load_gguf, smollm2_file
+from adaptive_jax.lm.tokenizer import checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
+from adaptive_jax.lm.weights import load_hf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TINY = Path(__file__).parent / "tiny"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+ACCEPTED = (
+    "accepted are 'tiny', 'smollm2', a directory with config.json and safetensors weights, a .gguf file, "
+    "and a hub id such as 'Qwen/Qwen3-4B'"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A frozen language model.
+
+    Attributes:
+        name: what `load_lm` was asked for; a path's last part.
+        config: its shape.
+        tokenizer: a Hugging Face tokenizer; it holds the chat template where the model has one.
+        stop_ids: the tokens that end a completion.
+        graphdef, params: the split `Transformer`.
+    """
+
+    name: str
+    config: LMConfig
+    tokenizer: "PreTrainedTokenizerBase"
+    stop_ids: tuple[int, ...]
+    graphdef: nnx.GraphDef
+    params: nnx.State
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of scalars in the parameters; a tied head counts once."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
+    def decoder(self) -> TransformerDecoder:
+        """The model as the decoding loop takes it."""
+        return TransformerDecoder(self.params, self.graphdef)
+
+    def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        """Logits and hidden states of whole texts, compiled once per shape.
+
+        Args:
+            tokens: int32 [B, T], token ids below V.
+            mask: bool [B, T], which tokens are real. Padding may be left or right; positions count real tokens only.
+
+        Returns:
+            logits float32 [B, T, V], and hidden float32 [B, T, D] after the final norm. At padding they mean nothing.
+
+        Raises:
+            ValueError: tokens and mask are not of one two-dimensional shape, or longer than the model's context.
+        """
+        tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
+        if tokens.ndim != 2 or tokens.shape != mask.shape:
+            raise ValueError(f"tokens {tokens.shape} and mask {mask.shape} must have one shape [B, T]")
+        if tokens.shape[1] > self.config.max_positions:
+            raise ValueError(f"{tokens.shape[1]} tokens exceed the context of {self.name}, {self.config.max_positions}")
+        return _forward(self.graphdef, self.params, tokens, mask)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(
+    graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    model = nnx.merge(graphdef, params)
+    positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    causal = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
+    hidden, _ = model(tokens, positions, causal[None] & mask[:, None, :])
+    return model.logits(hidden), hidden.astype(jnp.float32)
+
+
+def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None) -> LM:
+    """Load a frozen language model of the families Llama, Qwen2 and Qwen3.
+
+    Args:
+        source: "tiny" (the model in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
+            directory, a .gguf file of the Llama architecture, or a hub id.
+        dtype: of parameters and matmuls; float32 on CPU and bfloat16 on GPU and TPU if None.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError: there is no such model, or a file or package of it is missing.
+        ValueError: a file is broken or asks for something unsupported. Names the file and the tensor or field.
+    """
+    name = str(source)
+    if name == "smollm2":
+        return _load_gguf(smollm2_file(), name, dtype)
+    if name == "tiny":
+        return _load_directory(TINY, name, dtype)
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return _load_gguf(path, path.stem, dtype)
+    if path.is_dir():
+        return _load_directory(path, path.resolve().name, dtype)
+    return _load_directory(_from_hub(name), name, dtype)
+
+
+def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None) -> LM:
+    config, graphdef, params = load_hf(directory, dtype=dtype)
+    tokenizer = load_tokenizer(directory)
+    return LM(name, config, tokenizer, stop_ids(directory, config.vocab_size, tokenizer), graphdef, params)
+
+
+def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None) -> LM:
+    metadata, config, graphdef, params = load_gguf(file, dtype=dtype)
+    fields = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    ids = [metadata[field] for field in fields if field in metadata]
+    stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
+    return LM(name, config, gguf_tokenizer(metadata, file), stops, graphdef, params)
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub model, downloaded if need be."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"no model {name!r}; {ACCEPTED}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no model {name!r}: it is not a local directory, and the hub gave none ({type(error).__name__}: {error}); "
+            f"{ACCEPTED}"
+        ) from error

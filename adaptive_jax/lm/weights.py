@@ -1,0 +1,215 @@
+"""Hugging Face directories (config.json + safetensors) to the transformer's parameters, and back.
+
+Reading has two halves. First every header is read and every name, dtype, shape and byte range is checked: an error
+names the file and the tensor before anything is computed. Then tensors are read one at a time from the mapped file,
+turned and converted on the device, so that host memory holds one tensor beyond the parameters themselves.
+
+Our linear kernels are stored [inputs, outputs], Hugging Face's weights [outputs, inputs].
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.transformer import Transformer
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16}
+# the parts of our parameters' paths that Hugging Face calls something else
+HF_PARTS = {
+    "embedding": "embed_tokens.weight",
+    "blocks": "layers",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention": "self_attn",
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "o": "o_proj",
+    "gate": "gate_proj",
+    "up": "up_proj",
+    "down": "down_proj",
+    "head": "lm_head",
+    "kernel": "weight",
+    "scale": "weight",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: checked now, read later.
+
+    Attributes:
+        file: where it is stored.
+        shape: in Hugging Face's layout.
+        read: reads the values, into memory of their own.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def default_dtype() -> jnp.dtype:
+    """float32 on CPU, where every bfloat16 matmul would convert its weights again; bfloat16 on GPU and TPU."""
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def tensor_name(path: tuple[Any, ...]) -> str:
+    """Hugging Face's name of a parameter: ("blocks", 0, "mlp", "up", "bias") is "model.layers.0.mlp.up_proj.bias"."""
+    name = ".".join(HF_PARTS.get(str(part), str(part)) for part in path)
+    return name if path[0] == "head" else f"model.{name}"
+
+
+def load_hf(directory: Path, *, dtype: jnp.dtype | None = None) -> tuple[LMConfig, nnx.GraphDef, nnx.State]:
+    """The model in a Hugging Face directory.
+
+    Args:
+        directory: with config.json and model.safetensors, or shards and model.safetensors.index.json.
+        dtype: of the parameters; `default_dtype()` if None.
+
+    Returns:
+        the config, and the split `Transformer`: `nnx.merge(graphdef, params)` is the module.
+
+    Raises:
+        FileNotFoundError: config.json, the weights or a shard is missing.
+        ValueError: an unsupported config, or a missing, unexpected, mis-shaped or truncated tensor.
+    """
+    config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json")
+    return (config, *build(config, _stored(directory), directory, dtype))
+
+
+def build(
+    config: LMConfig, stored: Mapping[str, StoredTensor], where: Path, dtype: jnp.dtype | None
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Graph definition and parameters of the `Transformer` whose tensors, under Hugging Face's names, are `stored`.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected or mis-shaped; nothing has been read then.
+    """
+    dtype = default_dtype() if dtype is None else jnp.dtype(dtype)
+    # only shapes are asked for, so one key serves all; tracing the counters of nnx.Rngs takes seconds for 30 layers
+    keys: Any = SimpleNamespace(params=lambda: jax.random.key(0))
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(config, dtype=dtype, rngs=keys)))
+    leaves = nnx.to_flat_state(abstract)
+    wanted = {tensor_name(path): _hf_shape(path, leaf.shape) for path, leaf in leaves}
+    mend = f"the weights must be those of the {config.family} model that the config describes: get both again"
+    for name, shape in wanted.items():
+        if name not in stored:
+            raise ValueError(f"{where}: tensor {name!r} {list(shape)} is missing; {mend}")
+        if stored[name].shape != shape:
+            raise ValueError(
+                f"{stored[name].file}: tensor {name!r} has shape {list(stored[name].shape)}, "
+                f"but the config asks for {list(shape)}; {mend}"
+            )
+    for name, tensor in stored.items():
+        if name not in wanted and not _ignorable(name, config):
+            raise ValueError(f"{tensor.file}: unexpected tensor {name!r}; {mend}")
+
+    return graphdef, nnx.from_flat_state(
+        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path[-1] == "kernel", dtype)))
+        for path, leaf in leaves
+    )
+
+
+def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
+    """Write config.json and model.safetensors, in the parameters' dtype, for `load_hf` and for transformers.
+
+    Args:
+        directory: made if missing; these two files are replaced.
+        config: the shape of the model.
+        params: the state of a `Transformer` of that shape, as `nnx.split` or `load_hf` give it.
+
+    Raises:
+        ValueError: the config has settings that its family does not have.
+    """
+    content = config.to_hf()
+    tensors = {}
+    for path, leaf in nnx.to_flat_state(params):
+        array = np.asarray(leaf[...])
+        tensors[tensor_name(path)] = np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
+    content["torch_dtype"] = str(tensors["model.embed_tokens.weight"].dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _place(array: np.ndarray, transpose: bool, dtype: jnp.dtype) -> jax.Array:
+    """Turned and converted where the parameters live: on a GPU that is far faster than on the host."""
+    return jnp.asarray(array.T if transpose else array, dtype)
+
+
+def _hf_shape(path: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[::-1] if path[-1] == "kernel" else shape
+
+
+def _ignorable(name: str, config: LMConfig) -> bool:
+    """Tensors that checkpoints carry although nothing reads them: a tied head, old Llamas' rotary frequencies."""
+    return (config.tie_embeddings and name == "lm_head.weight") or name.endswith("rotary_emb.inv_freq")
+
+
+def _stored(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a directory by name, from its one file or from all shards of its index."""
+    if (directory / SINGLE).is_file():
+        return _read_header(directory / SINGLE)
+    index = directory / INDEX
+    if not index.is_file():
+        raise FileNotFoundError(
+            f"{directory}: neither {SINGLE} nor {INDEX} is there; only safetensors weights are read"
+        )
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: field 'weight_map' is missing or empty; download the file again")
+    stored: dict[str, StoredTensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (directory / shard).is_file():
+            raise FileNotFoundError(f"{directory / shard} is missing, but {index} lists it; download the shard")
+        stored |= _read_header(directory / shard)
+    for name, shard in weight_map.items():
+        if name not in stored:
+            raise ValueError(f"{directory / shard}: tensor {name!r} is missing, but {index} lists it there")
+    return stored
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file: 8 bytes of header length, a JSON header, then the values."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        if start > size:
+            raise ValueError(
+                f"{file} is truncated or not a safetensors file: its header is incomplete; download it again"
+            )
+        try:
+            header = json.loads(stream.read(start - 8))
+        except ValueError as error:
+            raise ValueError(f"{file} is not a safetensors file: its header is not JSON; download it again") from error
+    header.pop("__metadata__", None)
+    return {name: _stored_tensor(file, name, entry, start, size) for name, entry in header.items()}
+
+
+def _stored_tensor(file: Path, name: str, entry: dict, start: int, size: int) -> StoredTensor:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{file}: tensor {name!r} has dtype {entry['dtype']}; supported: {', '.join(DTYPES)}")
+    shape, dtype = tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]])
+    begin, end = entry["data_offsets"]
+    if start + end > size:
+        raise ValueError(
+            f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again"
+        )
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{file}: tensor {name!r} {list(shape)} has {end - begin} bytes; download the file again")
+    return StoredTensor(file, shape, lambda: np.array(np.memmap(file, dtype, "r", start + begin, shape)))

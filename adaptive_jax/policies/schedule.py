@@ -1,0 +1,35 @@
+"""A hand-written schedule: one action behind certain tokens, another everywhere else."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation, PromptObservation
+
+
+@struct.dataclass
+class TokenSchedule:
+    """The last action of the space where the token before is one of `triggers`, the first action elsewhere.
+
+    What a person who knows the texts would write by hand; the yardstick for what is there to be learnt.
+
+    Attributes:
+        actions: the action space, shape [A].
+        triggers: int32 [N], token ids.
+    """
+
+    actions: SamplingParams
+    triggers: jax.Array
+
+    @property
+    def learns(self) -> bool:
+        return False
+
+    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+        return jnp.zeros(uniform.shape, jnp.int32)
+
+    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        triggered = jnp.any(observation.token[:, None] == self.triggers[None, :], axis=1)
+        action = jnp.where(triggered, len(self.actions) - 1, 0).astype(jnp.int32)
+        return action, jnp.zeros((held.shape[0], 0), jnp.float32)

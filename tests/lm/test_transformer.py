@@ -1,0 +1,73 @@
+"""The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.lm.weights import load_hf
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/expected.npz"))
+
+
+def load(case: str) -> tuple[LM, dict[str, np.ndarray]]:
+    config, graphdef, params = load_hf(GOLDEN / case, dtype=jnp.float32)
+    return LM(case, config, None, (0,), graphdef, params), dict(np.load(GOLDEN / case / "expected.npz"))
+
+
+def test_golden_files_cover_every_family_and_stay_small() -> None:
+    assert {case.split("_")[0] for case in CASES} == {"llama", "qwen2", "qwen3"}
+    assert sum(file.stat().st_size for file in GOLDEN.rglob("*")) < 2**20
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_of_left_padded_rows_match_transformers(case: str) -> None:
+    lm, expected = load(case)
+    logits, _ = lm(expected["tokens"], expected["mask"])
+    real = expected["mask"]
+    assert np.std(expected["logits"][real]) > 1.0
+    np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], rtol=0, atol=1e-4)
+
+
+def test_padding_on_the_right_gives_the_same_logits() -> None:
+    lm, expected = load("qwen3")
+    tokens, mask = expected["tokens"], expected["mask"]
+    turned = [np.roll(row, int(keep.sum()), axis=0) for row, keep in zip(tokens, mask, strict=True)]
+    logits, hidden = lm(np.stack(turned), mask[:, ::-1])
+    assert hidden.shape == (*tokens.shape, lm.config.hidden_size)
+    np.testing.assert_allclose(np.asarray(logits)[mask[:, ::-1]], expected["logits"][mask], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_decoding_equals_the_uncached_forward(case: str) -> None:
+    """A left-padded prompt is written into a cache that begins with other columns, then tokens follow one at a time."""
+    lm, expected = load(case)
+    tokens, mask = jnp.asarray(expected["tokens"]), jnp.asarray(expected["mask"])
+    _, whole = lm(tokens, mask)
+    model = nnx.merge(lm.graphdef, lm.params)
+    rows, width = tokens.shape
+    before, prompt = 3, 20
+    positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    columns = jnp.pad(mask, ((0, 0), (before, 2)))  # [B, S]: a row's own columns
+    arrival = jnp.arange(columns.shape[1]) - before  # the token index that each column holds
+
+    @jax.jit
+    def call(cache: KVCache, query: jax.Array) -> tuple[jax.Array, KVCache]:
+        visible = columns[:, None, :] & (arrival[None, None, :] <= query[None, :, None])
+        return model(tokens[:, query], positions[:, query], visible, cache, before + query[0])
+
+    cache = KVCache.zeros(lm.config, rows, before + width + 2, jnp.float32)
+    filled = jax.tree.map(lambda zeros: zeros + 7.0, cache)  # what is not a row's own must not matter
+    hidden, cache = call(filled, jnp.arange(prompt))
+    pieces = [hidden]
+    for step in range(prompt, width):
+        hidden, cache = call(cache, jnp.arange(step, step + 1))
+        pieces.append(hidden)
+    cached = jnp.concatenate(pieces, axis=1)
+    np.testing.assert_allclose(np.asarray(cached)[mask], np.asarray(whole)[mask], rtol=0, atol=2e-5)

@@ -1,0 +1,166 @@
+"""Hugging Face directories: what is written is read back bit for bit, and every defect is named before any compute."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from adaptive_jax.lm.transformer import Transformer
+from adaptive_jax.lm.weights import load_hf, save_hf
+
+GOLDEN = Path(__file__).parent / "golden"
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A copy of a golden model, to be broken."""
+    return Path(shutil.copytree(GOLDEN / "llama_llama3", tmp_path / "llama"))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", ["llama_llama3", "llama_linear", "qwen2_sharded", "qwen3"])
+def test_saved_parameters_are_read_back_bit_for_bit(case: str, dtype: jnp.dtype, tmp_path: Path) -> None:
+    config, graphdef, params = load_hf(GOLDEN / case, dtype=dtype)
+    save_hf(tmp_path / "new" / "model", config, params)
+    read_config, read_graphdef, read_params = load_hf(tmp_path / "new" / "model", dtype=dtype)
+    assert (read_config, read_graphdef) == (config, graphdef)
+    assert jax.tree.structure(read_params) == jax.tree.structure(params)
+    for read, written in zip(jax.tree.leaves(read_params), jax.tree.leaves(params), strict=True):
+        assert read.dtype == written.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(read), np.asarray(written))
+
+
+def test_parameters_have_the_structure_that_the_module_gives_them() -> None:
+    config, graphdef, params = load_hf(GOLDEN / "qwen3")
+    made = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+    assert made[0] == graphdef
+    assert jax.tree.map(jnp.shape, made[1]) == jax.tree.map(jnp.shape, params)
+    assert nnx.merge(graphdef, params).blocks[1].attention.q.kernel.shape == (32, 48)
+
+
+def test_what_is_written_is_what_transformers_wrote(tmp_path: Path) -> None:
+    config, _, params = load_hf(GOLDEN / "llama_linear")
+    save_hf(tmp_path, config, params)
+    ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(GOLDEN / "llama_linear" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+
+
+def test_shards_and_one_file_give_the_same_parameters(tmp_path: Path) -> None:
+    sharded = GOLDEN / "qwen2_sharded"
+    merged = {name: array for file in sorted(sharded.glob("*.safetensors")) for name, array in load_file(file).items()}
+    shutil.copy(sharded / "config.json", tmp_path)
+    save_file(merged, tmp_path / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, load_hf(sharded)[2], load_hf(tmp_path)[2])
+
+
+def test_bfloat16_weights_keep_their_values_in_every_dtype() -> None:
+    _, _, narrow = load_hf(GOLDEN / "qwen3_bfloat16", dtype=jnp.bfloat16)
+    _, _, wide = load_hf(GOLDEN / "qwen3_bfloat16")  # float32 is the default on CPU
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype(jnp.float32)}
+    jax.tree.map(lambda n, w: np.testing.assert_array_equal(np.asarray(n, np.float32), np.asarray(w)), narrow, wide)
+
+
+def test_tensors_that_nothing_reads_are_let_be(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "llama_linear", tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied, but saved all the same
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path)[2], load_hf(GOLDEN / "llama_linear")[2])
+
+
+def remove(tensors: dict[str, np.ndarray]) -> None:
+    del tensors[UP]
+
+
+def reshape(tensors: dict[str, np.ndarray]) -> None:
+    tensors[UP] = np.ascontiguousarray(tensors[UP].T)
+
+
+def add(tensors: dict[str, np.ndarray]) -> None:
+    tensors["model.layers.1.mlp.up_proj.bias"] = np.zeros(48, np.float32)
+
+
+def retype(tensors: dict[str, np.ndarray]) -> None:
+    tensors[UP] = tensors[UP].astype(np.int8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove, rf"llama: tensor '{UP}' \[48, 32\] is missing"),
+        (reshape, rf"model.safetensors: tensor '{UP}' has shape \[32, 48\], but the config asks for \[48, 32\]"),
+        (add, r"model.safetensors: unexpected tensor 'model.layers.1.mlp.up_proj.bias'"),
+        (retype, rf"model.safetensors: tensor '{UP}' has dtype I8"),
+    ],
+)
+def test_a_wrong_tensor_is_named_before_any_is_placed(
+    llama: Path, change: Callable[[dict[str, np.ndarray]], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = load_file(llama / "model.safetensors")
+    change(tensors)
+    save_file(tensors, llama / "model.safetensors")
+    monkeypatch.setattr("adaptive_jax.lm.weights._place", lambda *_: pytest.fail("a tensor was read"))
+    with pytest.raises(ValueError, match=message):
+        load_hf(llama)
+
+
+def test_a_file_cut_within_a_tensor_names_it(llama: Path) -> None:
+    file = llama / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=rf"model.safetensors is truncated: tensor 'model\..*' ends at byte {len(whole)} of"):
+        load_hf(llama)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "header is incomplete"), (b"\xff" * 16, "header is incomplete"), (b"\x04" + bytes(7) + b"oops", "not JSON")],
+)
+def test_a_file_without_a_whole_header_is_named(llama: Path, content: bytes, message: str) -> None:
+    (llama / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"model.safetensors .*{message}"):
+        load_hf(llama)
+
+
+def test_a_header_that_contradicts_itself_is_named(llama: Path) -> None:
+    header = json.dumps({UP: {"dtype": "F32", "shape": [48, 32], "data_offsets": [0, 8]}}).encode()
+    (llama / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError, match=rf"model.safetensors: tensor '{UP}' \[48, 32\] has 8 bytes"):
+        load_hf(llama)
+
+
+def test_a_missing_shard_and_a_shard_without_its_tensor_are_named(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "qwen2_sharded", tmp_path, dirs_exist_ok=True)
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    tensors = load_file(shard)
+    name = sorted(tensors)[0]
+    save_file({key: value for key, value in tensors.items() if key != name}, shard)
+    with pytest.raises(ValueError, match=f"{shard.name}: tensor '{name}' is missing"):
+        load_hf(tmp_path)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{shard.name} is missing, but .*index.json lists it"):
+        load_hf(tmp_path)
+
+
+def test_absent_files_are_named(llama: Path) -> None:
+    (llama / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor model.safetensors.index.json"):
+        load_hf(llama)
+    (llama / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index.json: field 'weight_map' is missing"):
+        load_hf(llama)
+    (llama / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config.json does not exist"):
+        load_hf(llama)
