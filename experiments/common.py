@@ -20,7 +20,7 @@ from adaptive_jax.tasks.problem import Problem, shared
 
 log = logging.getLogger(__name__)
 
-TINY_BUDGETS = (40, 64, 128)
+TINY_BUDGETS = (48, 64, 96)
 DEFAULT_BUDGETS = (256, 512, 1024)
 
 
@@ -37,7 +37,7 @@ class Config:
         train_limit: how many problems are trained on, at most.
         seeds: training seeds.
         seed: the first seed; fixes every draw.
-        budget: token budgets, in tokens (40 64 128 for tiny, 256 512 1024 otherwise).
+        budget: token budgets, in tokens (48 64 96 for tiny, 256 512 1024 otherwise).
         cot: ask step by step (all), for the answer alone (none), or half and half (mix).
         run_dir: where results go (runs/<experiment>-<time> if not given).
         rows: completions decoded side by side.
@@ -53,7 +53,7 @@ class Config:
     budget: tuple[int, ...] = ()
     cot: Cot = "all"
     run_dir: Path | None = None
-    rows: int = 256
+    rows: int = 128
 
     def __post_init__(self) -> None:
         for flag in ("limit", "train_limit", "seeds", "rows"):
@@ -87,7 +87,7 @@ class Splits:
     train: list[Problem]
 
 
-VALIDATION = 96
+VALIDATION = 128
 
 
 def load_splits(config: Config) -> Splits:

@@ -5,13 +5,14 @@ action space (arrays [A]), in which an action is an index: `space[actions]` give
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-Value = float | int | np.ndarray | jax.Array
+Value = Any  # a Python or NumPy number, or an array of them; a jax.Array wherever `broadcast` made it
 
 _DTYPES = {"temperature": jnp.float32, "top_k": jnp.int32, "top_p": jnp.float32, "min_p": jnp.float32}
 
@@ -30,7 +31,7 @@ class SamplingParams:
         min_p: float in [0, 1]; keeps the tokens at least min_p times as probable as the most probable one.
 
     Raises:
-        ValueError: a concrete value is NaN, out of range or not a number, or fields differ in shape; names the field.
+        ValueError: a concrete value is NaN, out of range or not a number; the message names the field.
     """
 
     temperature: Value = 1.0
@@ -40,8 +41,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, value in self._fields():
-            # a tree of truth values, as jax.tree.map makes it from a comparison, is not meant as settings
-            if _is_concrete(value) and np.asarray(value).dtype != bool:
+            if _is_concrete(value):
                 _check(name, np.asarray(value))
 
     def __len__(self) -> int:
@@ -68,9 +68,7 @@ class SamplingParams:
     @classmethod
     def stack(cls, settings: Sequence["SamplingParams"]) -> "SamplingParams":
         """Several single settings as one of shape [A], for example an action space."""
-        return cls(
-            **{name: jnp.asarray([getattr(s, name) for s in settings], dtype) for name, dtype in _DTYPES.items()}
-        )
+        return cls(**{name: jnp.asarray([getattr(s, name) for s in settings], dtype) for name, dtype in _DTYPES.items()})
 
     def _fields(self) -> list[tuple[str, Value]]:
         return [(name, getattr(self, name)) for name in _DTYPES]
@@ -80,10 +78,13 @@ class SamplingParams:
 
 
 def _is_concrete(value: object) -> bool:
-    """Whether the value can be looked at: tracers, placeholders of tree transformations and remote shards cannot."""
+    """Whether the value is meant as a setting and can be looked at.
+
+    Not so tracers, shards on other hosts, and what tree transformations put into a struct: placeholders, truth values.
+    """
     if isinstance(value, jax.Array):
-        return not isinstance(value, jax.core.Tracer) and value.is_fully_addressable
-    return isinstance(value, (bool, int, float, str, list, tuple, np.ndarray, np.generic))
+        return not isinstance(value, jax.core.Tracer) and value.is_fully_addressable and value.dtype != bool
+    return isinstance(value, (int, float, str, list, tuple, np.ndarray, np.generic)) and np.asarray(value).dtype != bool
 
 
 def _check(name: str, value: np.ndarray) -> None:
@@ -91,7 +92,7 @@ def _check(name: str, value: np.ndarray) -> None:
     if value.dtype.kind not in "iuf" or value.ndim > 1:
         raise ValueError(f"{name} must be a number or an array of numbers with one axis, got {value!r}")
     if name == "temperature":
-        valid, wanted = (value >= 0) & (value < np.inf), "at least 0 and finite (0 is greedy)"
+        valid, wanted = (value >= 0) & (value <= np.finfo(np.float32).max), "at least 0 and finite (0 is greedy)"
     elif name == "top_k":
         valid, wanted = (value >= 0) & (value == np.round(value)), "an integer, at least 0 (0 switches it off)"
     elif name == "top_p":

@@ -1,7 +1,23 @@
-"""The sampling kernel: logits and per-row sampling parameters to tokens, without sorting the vocabulary.
+"""The sampling kernel: logits and per-row sampling parameters in, one token per row out.
 
-Shapes: B rows, V vocabulary, W window.
+A token's weight is exp((logit - largest logit) / temperature), in [0, 1], computed in float32; equal weights are ties.
+Every filter is then one cut per row: a token survives if its weight is above it.
+
+- Min-p is a cut already. For top-k and top-p it is the highest cut above which k tokens, or the mass top_p, still lie.
+  Bisection over the bit patterns of float32 finds it, one pass over a row's weights per step; only rows with such a
+  filter are searched, a group that fits into a CPU's caches at a time, so a batch without them pays nothing.
+- A token is drawn by inverting the cumulative distribution, in token order, with one uniform number per row: first
+  over the sums of blocks, then inside the chosen block.
+
+So there is no sort of the vocabulary, no random number per token, no temporary of the size of the logits, and one
+compile for all settings, every parameter being traced.
+
+Shapes: B rows, V vocabulary, N blocks of BLOCK tokens (the last one padded with weight 0), R rows of a group.
 """
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,44 +25,50 @@ from jax import lax
 
 from adaptive_jax.decoding.params import SamplingParams
 
-WINDOW = 128
+BLOCK = 128
+LANES = 16  # tokens of a block that are added side by side
+GROUP_BYTES = 2**21  # weights of the rows that are searched together on a CPU
+FLOOR = 1e-26  # weights up to here count as 0: only rounding could draw them, and probabilities stay normal numbers
 
 
-@jax.jit
 def probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
     """The exact distribution that `sample` draws from.
 
+    Exact up to float32: a token whose cumulative mass is within rounding (about 1e-6) of top_p may fall on either side.
+
     Args:
-        logits: float32 or bfloat16 [B, V]; -inf bars a token.
+        logits: float32 or bfloat16 [B, V]; -inf bars a token; at least one logit of every row is finite.
         params: scalars or arrays [B].
 
     Returns:
-        float32 [B, V]; rows sum to 1. Greedy rows are one-hot.
+        float32 [B, V], each row with sum 1; one-hot for greedy rows.
+
+    Raises:
+        ValueError: a parameter's shape is neither () nor (B,).
     """
-    logits = logits.astype(jnp.float32)
-    params = params.broadcast(logits.shape[0])
-    weights = _weights(logits, params)
-    first = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-    return jnp.where(params.temperature[:, None] > 0, weights / weights.sum(axis=-1, keepdims=True), first)
+    return _probabilities(logits, params.broadcast(logits.shape[0]))
 
 
-@jax.jit
 def sample(keys: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Array:
     """Draws one token per row.
 
     Args:
-        keys: typed PRNG keys [B]; a row's token depends on its own key, logits and parameters only.
-        logits: float32 or bfloat16 [B, V]; -inf bars a token.
+        keys: typed PRNG keys [B]; a row's token depends on its own key, logits and parameters, on nothing else.
+        logits: float32 or bfloat16 [B, V]; -inf bars a token; at least one logit of every row is finite.
         params: scalars or arrays [B].
 
     Returns:
         int32 [B].
+
+    Raises:
+        ValueError: a parameter's shape is neither () nor (B,).
     """
     return draw(jax.vmap(jax.random.uniform)(keys), logits, params.broadcast(logits.shape[0]))
 
 
+@jax.jit
 def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Array:
-    """Draws one token per row by inverting its cumulative distribution at `uniform`.
+    """The tokens at which the cumulative distributions pass `uniform`: `sample`, given its random numbers.
 
     Args:
         uniform: float32 [B] in [0, 1).
@@ -56,65 +78,209 @@ def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.A
     Returns:
         int32 [B].
     """
-    weights = _weights(logits.astype(jnp.float32), params)
-    target = jnp.where(params.temperature > 0, uniform, 0.0) * weights.sum(axis=-1)
-    return _invert(weights, target)
+    logits = _padded(logits)
+    scale = _scale(logits, params.temperature)
+    cut = _cut(logits, scale, params)
+
+    def kept(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        weights = _weights(part, scale)
+        return weights > _beside(cut, part), weights
+
+    sums = _block_sums(logits, kept)
+    # jax.random.uniform gives multiples of 2^-23; their midpoints keep 0 from favouring whatever token comes first.
+    # In greedy rows only the largest logits have a weight, and 0 finds the first of them.
+    target = jnp.where(params.temperature > 0, (uniform + 2.0**-24) * sums.sum(axis=-1), 0.0)
+    block, rest = _invert(sums, target)
+    keep, weights = kept(jax.vmap(lambda row, index: row[index])(_blocks(logits), block))
+    token, _ = _invert(jnp.where(keep, weights, 0.0), rest)
+    return block * BLOCK + token
 
 
+@jax.jit
 def summary(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Entropy in nats (float32 [B]) and largest probability (float32 [B]) of softmax(logits), logits [B, V]."""
-    logits = logits.astype(jnp.float32)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    weights = jnp.exp(shifted)
-    total = weights.sum(axis=-1)
-    moment = jnp.where(weights > 0, weights * shifted, 0.0).sum(axis=-1)
-    return jnp.log(total) - moment / total, 1.0 / total
+    """Entropy (nats) and largest probability of softmax(logits), before temperature and filters: float32 [B] each."""
+    logits = _padded(logits)
+    scale = _scale(logits, jnp.ones(logits.shape[:1], jnp.float32))
+
+    def total(term: Callable[[jax.Array], jax.Array], largest: jax.Array) -> jax.Array:
+        def terms(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+            shifted = part - _beside(largest, part)
+            return shifted > math.log(FLOOR), term(shifted)
+
+        return _block_sums(logits, terms).sum(axis=-1)
+
+    mass = total(jnp.exp, scale.largest)
+    # The barrier has exp computed twice: cheaper than to write it out for both sums.
+    moment = total(lambda x: x * jnp.exp(x), lax.optimization_barrier(scale.largest))
+    return jnp.log(mass) - moment / mass, 1.0 / mass
 
 
-def _invert(weights: jax.Array, target: jax.Array) -> jax.Array:
-    """Index per row at which the cumulative sum of weights [B, N] passes target [B]; its weight is never 0."""
-    reached = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0.0)
-    last = reached.max(axis=-1, keepdims=True)
-    return jnp.argmax((reached > target[:, None]) | (reached == last), axis=-1).astype(jnp.int32)
+@jax.jit
+def _probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
+    """`probabilities` for params of arrays [B]."""
+    vocabulary = logits.shape[-1]
+    padded = _padded(logits)
+    scale = _scale(padded, params.temperature)
+    weights = _weights(padded, scale)
+    kept = jnp.where(weights > _cut(padded, scale, params)[:, None], weights, 0.0)[:, :vocabulary]
+    greedy = jax.nn.one_hot(jnp.argmax(logits, axis=-1), vocabulary, dtype=jnp.float32)
+    return jnp.where(params.temperature[:, None] > 0, kept / kept.sum(axis=-1, keepdims=True), greedy)
 
 
-def _weights(logits: jax.Array, params: SamplingParams) -> jax.Array:
-    """Unnormalised probabilities [B, V] after every filter."""
-    maximum = logits.max(axis=-1)
-    temperature = jnp.maximum(params.temperature, jnp.finfo(jnp.float32).tiny)
-    weights = jnp.exp((logits - maximum[:, None]) / temperature[:, None])
-    ones = jnp.ones_like(logits)
-    k = jnp.where(params.top_k > 0, jnp.minimum(params.top_k, logits.shape[-1]), logits.shape[-1])
-    top_k = _threshold(logits, ones, k.astype(jnp.float32))
-    weights = jnp.where(logits >= top_k[:, None], weights, 0.0)
-    mass = jnp.where(params.top_p < 1, params.top_p, jnp.inf) * weights.sum(axis=-1)
-    top_p = _threshold(logits, weights, mass)
-    min_p = maximum + temperature * jnp.log(jnp.maximum(params.min_p, 1e-26))
-    threshold = jnp.maximum(top_p, min_p)[:, None]
-    return jnp.where(logits >= threshold, weights, 0.0)
+class _Scale(NamedTuple):
+    """What turns a row's logits into weights.
+
+    Attributes:
+        largest: float32 [B], the largest logit.
+        rate: float32 [B], 1 / temperature; huge where the temperature is 0, so that the largest logits alone remain.
+    """
+
+    largest: jax.Array
+    rate: jax.Array
 
 
-def _threshold(logits: jax.Array, weights: jax.Array, target: jax.Array) -> jax.Array:
-    """Smallest logit per row above which less than `target` weight lies, by bisection: float32 [B]."""
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = (low & high) + ((low ^ high) >> 1)
-        above = jnp.where(logits > _unordered(middle)[:, None], weights, 0.0).sum(axis=-1)
-        enough = above < target
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-    low = jnp.full_like(target, -jnp.inf)
-    _, high = lax.fori_loop(0, 32, halve, (_ordered(low), _ordered(logits.max(axis=-1))))
-    return _unordered(high)
+def _scale(logits: jax.Array, temperature: jax.Array) -> _Scale:
+    return _Scale(logits.max(axis=-1), 1.0 / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny))
 
 
-def _ordered(x: jax.Array) -> jax.Array:
-    """float32 to int32 of the same order."""
-    bits = lax.bitcast_convert_type(x, jnp.int32)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _weights(logits: jax.Array, scale: _Scale) -> jax.Array:
+    """Weights in [0, 1] of logits [B, ...]."""
+    return jnp.exp((logits - _beside(scale.largest, logits)) * _beside(scale.rate, logits))
 
 
-def _unordered(x: jax.Array) -> jax.Array:
-    """Inverse of `_ordered`."""
-    return lax.bitcast_convert_type(x ^ ((x >> 31) & 0x7FFFFFFF), jnp.float32)
+def _cut(logits: jax.Array, scale: _Scale, params: SamplingParams) -> jax.Array:
+    """The weight [B] above which a token survives every filter of its row."""
+    cut = jnp.full(scale.rate.shape, FLOOR, jnp.float32)
+    drawn = params.temperature > 0
+    cut = _search(logits, scale, cut, params.top_k.astype(jnp.float32), drawn & (params.top_k > 0), counting=True)
+    cut = _search(logits, scale, cut, params.top_p, drawn & (params.top_p < 1), counting=False)
+    below_min_p = _float(_bits(params.min_p) - 1)  # the next smaller number: weights equal to min_p survive
+    return jnp.where(params.min_p > 0, jnp.maximum(cut, below_min_p), cut)
+
+
+def _search(
+    logits: jax.Array, scale: _Scale, cut: jax.Array, goal: jax.Array, active: jax.Array, *, counting: bool
+) -> jax.Array:
+    """The cuts [B], raised in the active rows as far as `goal` allows.
+
+    Args:
+        goal: float32 [B], what has to stay above the cut: a number of tokens (`counting`), or a share of the mass
+            that is above the cut now.
+    """
+    rows, width = logits.shape
+    group = max(GROUP_BYTES // (4 * width), 1) if jax.default_backend() == "cpu" else rows
+    if group >= rows:  # no gathering, which would move rows between devices where the batch is sharded
+        return lax.cond(active.any(), lambda: _bisect(_weights(logits, scale), cut, goal, active, counting), lambda: cut)
+    count = active.sum()
+    order = jnp.flatnonzero(active, size=rows + group, fill_value=rows).astype(jnp.int32)
+
+    def search_group(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        start, cut = state
+        index = lax.dynamic_slice_in_dim(order, start, group)
+        logits_, scale_, cut_, goal_ = jax.tree.map(lambda x: x.at[index].get(mode="clip"), (logits, scale, cut, goal))
+        raised = _bisect(_weights(logits_, scale_), cut_, goal_, index < rows, counting)
+        return start + group, cut.at[index].set(raised, mode="drop")
+
+    return lax.while_loop(lambda state: state[0] < count, search_group, (jnp.int32(0), cut))[1]
+
+
+class _Bracket(NamedTuple):
+    """Where a cut lies: above(low) reaches the target and above(high) does not. `low == high` once it is found.
+
+    Attributes:
+        low, high: int32 [R], bit patterns of weights; those of positive numbers are ordered as the numbers are.
+        above_low, above_high: float32 [R], the tokens or the mass above the two (bounds of them at the start).
+        probe: float32 [R], the weight to look at next. Kept here because XLA would compute it anew for each element.
+    """
+
+    low: jax.Array
+    high: jax.Array
+    above_low: jax.Array
+    above_high: jax.Array
+    probe: jax.Array
+
+
+def _bisect(weights: jax.Array, cut: jax.Array, goal: jax.Array, active: jax.Array, counting: bool) -> jax.Array:
+    """`_search` among weights [R, N * BLOCK]."""
+
+    def above(cut: jax.Array) -> jax.Array:
+        return _block_sums(weights, lambda w: (w > _beside(cut, w), jnp.ones_like(w) if counting else w)).sum(axis=-1)
+
+    total = above(cut)
+    target = goal if counting else goal * total
+
+    def bracket(low: jax.Array, high: jax.Array, above_low: jax.Array, above_high: jax.Array) -> _Bracket:
+        # Between low and high a weight is at least low, so less than twice that is a single token: nothing to split.
+        least = 1.0 if counting else _float(low)
+        found = (above_low - above_high < 1.5 * least) | (high - low <= 1)
+        high = jnp.where(found, low, high)
+        return _Bracket(low, high, above_low, above_high, _float(low + ((high - low) >> 1)))
+
+    def halve(state: _Bracket) -> _Bracket:
+        mass, probe = above(state.probe), _bits(state.probe)
+        enough = mass >= target
+        return bracket(
+            low=jnp.where(enough, probe, state.low),
+            high=jnp.where(enough, state.high, probe),
+            above_low=jnp.where(enough, mass, state.above_low),
+            above_high=jnp.where(enough, state.above_high, mass),
+        )
+
+    # All tokens up to this weight together are less than half of what has to go.
+    low = cut if counting else jnp.maximum(cut, 0.5 * (total - target) / weights.shape[-1])
+    high = jnp.where(active & (total >= target), 1.0, low)
+    start = bracket(_bits(low), _bits(high), total, jnp.zeros_like(total))
+    return _float(lax.while_loop(lambda state: (state.high > state.low).any(), halve, start).low)
+
+
+def _block_sums(x: jax.Array, terms: Callable[[jax.Array], tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """Sums over the blocks of x [B, N * BLOCK]: float32 [B, N].
+
+    Args:
+        terms: from a part of x [B, N, LANES] to which of its elements count, and what they add.
+    """
+    blocks = _blocks(x)
+    sums = jnp.zeros((*blocks.shape[:-1], LANES), jnp.float32)
+    for start in range(0, BLOCK, LANES):
+        # Not jnp.where(keep, term, 0).sum(): XLA's CPU backend would write out the terms before it adds them up.
+        keep, term = terms(blocks[..., start : start + LANES])
+        sums = jnp.where(keep, sums + term, sums)
+    return sums.sum(axis=-1)
+
+
+def _invert(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The index [B] at which the running sum of weights [B, N] passes target [B], and what is left of target there.
+
+    The index has a positive weight, even where rounding keeps the running sum short of target.
+    """
+    running = jnp.cumsum(weights, axis=-1)
+    reached = jnp.where(weights > 0, running, 0.0)
+    passed = (reached > target[:, None]) | (reached == reached.max(axis=-1, keepdims=True))
+    index = jnp.argmax(passed, axis=-1).astype(jnp.int32)
+    before = jnp.take_along_axis(running - weights, index[:, None], axis=-1)[:, 0]
+    return index, target - before
+
+
+def _padded(logits: jax.Array) -> jax.Array:
+    """float32 [B, N * BLOCK], from logits [B, V]."""
+    return jnp.pad(logits.astype(jnp.float32), ((0, 0), (0, -logits.shape[-1] % BLOCK)), constant_values=-jnp.inf)
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """[B, N, BLOCK], from [B, N * BLOCK]."""
+    return x.reshape(x.shape[0], -1, BLOCK)
+
+
+def _beside(per_row: jax.Array, x: jax.Array) -> jax.Array:
+    """Values [B] with axes of size 1 appended, to go with x [B, ...]."""
+    return per_row.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """The bit pattern of float32 as int32."""
+    return lax.bitcast_convert_type(x, jnp.int32)
+
+
+def _float(bits: jax.Array) -> jax.Array:
+    """The float32 of a bit pattern."""
+    return lax.bitcast_convert_type(bits, jnp.float32)

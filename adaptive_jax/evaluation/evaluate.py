@@ -54,22 +54,24 @@ def evaluate(
         on_progress: called with the number of completions that have ended.
     """
     lm, count = environment.lm, len(environment)
+    rolled = list(budgets) if sees_budget else [max(budgets)]
+    trajectory = rollout(
+        lm.decoder,
+        policy,
+        [environment.prompt(index, budget) for budget in rolled for index in range(count)],
+        key=key,
+        stop_ids=lm.stop_ids,
+        completions=completions,
+        rows=rows,
+        max_positions=lm.config.max_positions,
+        on_progress=on_progress,
+    )
+    asked = np.repeat(np.arange(count), completions)
     rewards, valid = np.zeros((2, count, completions, len(budgets)), np.float32)
-    for rolled in budgets if sees_budget else [max(budgets)]:
-        trajectory = rollout(
-            lm.decoder,
-            policy,
-            [environment.prompt(index, rolled) for index in range(count)],
-            key=key,
-            stop_ids=lm.stop_ids,
-            completions=completions,
-            rows=rows,
-            max_positions=lm.config.max_positions,
-            on_progress=on_progress,
-        )
-        asked = np.repeat(np.arange(count), completions)
-        for k, budget in enumerate(budgets):
-            if not sees_budget or budget == rolled:
-                reward, known = environment.rewards(trajectory, asked, limit=budget)
-                rewards[:, :, k], valid[:, :, k] = reward.reshape(count, -1), known.reshape(count, -1)
+    for k, budget in enumerate(budgets):
+        start = k * len(asked) if sees_budget else 0
+        own = slice(start, start + len(asked))
+        used = np.minimum(trajectory.lengths[own], budget)
+        reward, known = environment.rewards(trajectory.tokens[own], used, asked)
+        rewards[:, :, k], valid[:, :, k] = reward.reshape(count, -1), known.reshape(count, -1)
     return Scores(rewards, valid.astype(bool))

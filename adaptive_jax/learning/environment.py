@@ -8,7 +8,6 @@ import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.rollout import Prompt
-from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards
@@ -55,18 +54,16 @@ class Environment:
         return Prompt(identity, self._tokens[index], budget)
 
     def rewards(
-        self, trajectory: Trajectory, asked: Sequence[int] | np.ndarray, limit: int | None = None
+        self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards of the completions of questions `asked` (one per completion).
+        """Rewards of completions.
 
         Args:
-            trajectory: N completions.
-            asked: int [N], which question each answers.
-            limit: judge the first `limit` tokens only.
+            tokens: int32 [N, T]; lengths: int [N], how many of them are judged.
+            asked: int [N], the question that each completion answers.
 
         Returns:
             float32 [N] in {0, 1}, and bool [N]: False where the grader failed and nothing is known.
         """
-        lengths = trajectory.lengths if limit is None else np.minimum(trajectory.lengths, limit)
-        texts = decode_texts(self.lm, trajectory.tokens, lengths)
+        texts = decode_texts(self.lm, tokens, lengths)
         return rewards(grade_many([self.questions[i].problem for i in asked], texts))

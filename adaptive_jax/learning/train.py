@@ -53,7 +53,7 @@ class TrainSettings:
     entropy_bonus: float = 0.01
     filter_completions: int = 4
     max_skipped: int = 5
-    rows: int = 256
+    rows: int = 128
     seed: int = 0
 
 
@@ -170,6 +170,6 @@ def collect(
         max_positions=lm.config.max_positions,
         on_progress=on_progress,
     )
-    rewards, valid = environment.rewards(trajectory, np.repeat(asked, settings.completions))
+    rewards, valid = environment.rewards(trajectory.tokens, trajectory.lengths, np.repeat(asked, settings.completions))
     shape = (len(asked), settings.completions)
     return trajectory, rewards.reshape(shape), valid.reshape(shape)

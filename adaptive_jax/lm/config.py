@@ -92,9 +92,7 @@ class RopeConfig:
                 factor=float(number("factor")),
                 low_freq_factor=float(number("low_freq_factor")),
                 high_freq_factor=float(number("high_freq_factor")),
-                original_max_position=int(
-                    number("original_max_position_embeddings", config.get("max_position_embeddings"))
-                ),
+                original_max_position=int(number("original_max_position_embeddings", config.get("max_position_embeddings"))),
             )
         return cls(theta=theta)
 
@@ -169,9 +167,7 @@ class LMConfig:
         kv_heads = size("num_key_value_heads", heads)
         head_dim = size("head_dim", QWEN3_HEAD_DIM if family == "qwen3" else hidden // heads)
         if heads % kv_heads:
-            raise ValueError(
-                f"{where}: 'num_attention_heads' {heads} is not a multiple of 'num_key_value_heads' {kv_heads}"
-            )
+            raise ValueError(f"{where}: 'num_attention_heads' {heads} is not a multiple of 'num_key_value_heads' {kv_heads}")
         if head_dim % 2:
             raise ValueError(f"{where}: 'head_dim' {head_dim} is odd; rotary position needs pairs of channels")
         if config.get("rms_norm_eps") is None:

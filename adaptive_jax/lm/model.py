@@ -79,9 +79,7 @@ class LM:
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward(
-    graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _forward(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     model = nnx.merge(graphdef, params)
     positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
     causal = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))

@@ -15,6 +15,7 @@ from adaptive_jax.lm.config import read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CONTROL, USER_DEFINED = 3, 4  # GGUF's token types
 # llama.cpp's names of the rules that cut a text into words before byte-pair merges; each is its models' tokenizer.json
 DIGITS, LLAMA3 = "smollm", ("llama-bpe", "llama3", "llama-v3")
@@ -28,14 +29,16 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a Hugging Face directory, chat template included.
 
     Raises:
-        ValueError: the directory holds no tokenizer that can be read without PyTorch.
+        FileNotFoundError, ValueError: the directory holds no tokenizer, or none that can be read without PyTorch.
     """
+    if not any((directory / name).is_file() for name in VOCABULARIES):  # transformers would make up an empty one
+        raise FileNotFoundError(f"{directory}: none of {', '.join(VOCABULARIES)} is there; add the model's tokenizer")
     try:
         return _transformers().AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:
         raise ValueError(
-            f"{directory}: no tokenizer could be read ({type(error).__name__}: {error}); "
-            "add the model's tokenizer.json and tokenizer_config.json"
+            f"{directory}: the tokenizer could not be read ({type(error).__name__}: {error}); "
+            "get the model's tokenizer.json and tokenizer_config.json again"
         ) from error
 
 

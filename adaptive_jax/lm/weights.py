@@ -119,8 +119,7 @@ def build(
             raise ValueError(f"{tensor.file}: unexpected tensor {name!r}; {mend}")
 
     return graphdef, nnx.from_flat_state(
-        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path[-1] == "kernel", dtype)))
-        for path, leaf in leaves
+        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path[-1] == "kernel", dtype))) for path, leaf in leaves
     )
 
 
@@ -167,9 +166,7 @@ def _stored(directory: Path) -> dict[str, StoredTensor]:
         return _read_header(directory / SINGLE)
     index = directory / INDEX
     if not index.is_file():
-        raise FileNotFoundError(
-            f"{directory}: neither {SINGLE} nor {INDEX} is there; only safetensors weights are read"
-        )
+        raise FileNotFoundError(f"{directory}: neither {SINGLE} nor {INDEX} is there; only safetensors weights are read")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: field 'weight_map' is missing or empty; download the file again")
@@ -190,9 +187,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     with file.open("rb") as stream:
         start = 8 + int.from_bytes(stream.read(8), "little")
         if start > size:
-            raise ValueError(
-                f"{file} is truncated or not a safetensors file: its header is incomplete; download it again"
-            )
+            raise ValueError(f"{file} is truncated or not a safetensors file: its header is incomplete; download it again")
         try:
             header = json.loads(stream.read(start - 8))
         except ValueError as error:
@@ -207,9 +202,7 @@ def _stored_tensor(file: Path, name: str, entry: dict, start: int, size: int) ->
     shape, dtype = tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]])
     begin, end = entry["data_offsets"]
     if start + end > size:
-        raise ValueError(
-            f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again"
-        )
+        raise ValueError(f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again")
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{file}: tensor {name!r} {list(shape)} has {end - begin} bytes; download the file again")
     return StoredTensor(file, shape, lambda: np.array(np.memmap(file, dtype, "r", start + begin, shape)))

@@ -36,19 +36,24 @@ def final_answer(text: str, hash_answer: bool = False) -> str | None:
     r"""The answer a completion commits itself to, or None.
 
     Args:
-      text: the completion. What stands before the last `</think>`, or behind a `<think>` never closed, does not count.
+      text: the completion; what stands in a think block does not count.
       hash_answer: where there is no box, take the last `#### n` instead.
 
     Returns:
       The content of the last `\boxed{}`; None if there is none, it is empty, never closed, or too long.
     """
-    text = text.rpartition("</think>")[2].partition("<think>")[0]
+    text = without_thoughts(text)
     if _BOX.search(text):
         answer = last_box(text)
     else:
         hashes = _HASHES.findall(text) if hash_answer else []
         answer = hashes[-1] if hashes else None
     return answer if answer and answer.strip() and len(answer) <= LONGEST_ANSWER else None
+
+
+def without_thoughts(text: str) -> str:
+    """What stands behind the last `</think>`, and before a `<think>` that is never closed."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def last_box(text: str) -> str | None:

@@ -37,9 +37,7 @@ class _Worker:
 
     def __init__(self, command: Sequence[str]):
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=null, start_new_session=True
-        )
+        self._process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=null, start_new_session=True)
         self._requests, self.replies = cast(RawIOBase, self._process.stdin), cast(RawIOBase, self._process.stdout)
         self.ready = False
         self.job: int | None = None
@@ -51,9 +49,10 @@ class _Worker:
             self._requests.write(json.dumps(pair).encode() + b"\n")
 
     def receive(self) -> str | None:
-        """The next reply; None if the process has ended."""
-        line = self.replies.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
+        """The next reply; None if the process has ended, or talks gibberish."""
+        with suppress(ValueError):
+            return json.loads(self.replies.readline())
+        return None
 
     def end(self) -> int:
         """Kills and reaps the process; its exit status."""
@@ -101,6 +100,7 @@ class Pool:
         verdicts: list[Verdict] = ["error"] * len(pairs)
         waiting = deque(range(len(pairs)))
         deaths = [0] * len(pairs)
+        false_starts = 0
         while waiting or any(worker.job is not None for worker in self._workers):
             missing = min(self._size, len(waiting)) - sum(worker.job is None for worker in self._workers)
             for _ in range(min(missing, self._size - len(self._workers))):
@@ -110,9 +110,14 @@ class Pool:
                     job = waiting.popleft()
                     worker.send(job, pairs[job])
             for worker, reply in self._events():
+                if not worker.ready and reply == "ready":
+                    worker.ready = True
+                    continue
                 if not worker.ready:
-                    worker.ready = reply == "ready"
-                    if not worker.ready:
+                    self._workers.remove(worker)
+                    worker.end()
+                    false_starts += 1
+                    if false_starts > 1:
                         log.error("math-verify's worker process did not start: %s", reply or "it died or took too long")
                         self._end()
                         return verdicts

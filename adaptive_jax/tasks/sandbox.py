@@ -25,7 +25,6 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -38,8 +37,7 @@ Tier = Literal["bubblewrap", "landlock", "none"]
 
 _FOLDER = Path(__file__).parent
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom"]
-# user ids for programs when we are root: the range in which systemd, too, hands out ids that exist for a moment
-_UIDS: Iterator[int] = itertools.cycle(range(61_184, 65_184))
+_runs = itertools.count()
 
 
 class SandboxUnavailable(RuntimeError):
@@ -105,7 +103,13 @@ def run(program: str, stdin: bytes, tier: Tier, limits: Limits | None = None) ->
     Only the standard library is there; stderr is dropped. Safe to call from several threads, each of which must outlive
     its call: Linux ends a child when the thread that started it ends.
     """
-    limits = limits or Limits()
+    try:
+        return _run(program, stdin, tier, limits or Limits())
+    except OSError as fault:  # no descriptor, process or disk space left; no bubblewrap
+        return Outcome("fault", b"", str(fault))
+
+
+def _run(program: str, stdin: bytes, tier: Tier, limits: Limits) -> Outcome:
     with ExitStack() as stack:
         settings, source, output, complaints = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
         settings.write(json.dumps(_settings(program, tier, limits)).encode())
@@ -177,7 +181,8 @@ def _settings(program: str, tier: Tier, limits: Limits) -> dict[str, object]:
     # the kernel counts a user's tasks together; a fresh user id has none
     rlimits["RLIMIT_NPROC"] = limits.tasks + (0 if root else _tasks_of(os.getuid()))
     if root:
-        settings["uid"] = next(_UIDS)
+        # of the range in which systemd, too, hands out ids for a moment; different for runs that overlap
+        settings["uid"] = 61_184 + (64 * os.getpid() + next(_runs)) % 4_000
     if tier == "landlock":
         settings |= {"readable": _installation(), "devices": _DEVICES, "parent": os.getpid()}
     return settings | {"bpf": bpf_program().hex()}
@@ -249,11 +254,8 @@ def _probe(tier: Tier) -> str:
         secret.write_text("canary")
         order = {"secret": str(secret), "folder": folder, "parent": os.getpid()}
         order |= {"megabytes": limits.megabytes, "tasks": limits.tasks}
-        try:
-            outcome = run(program, json.dumps(order).encode(), tier, limits)
-        except OSError as fault:
-            return str(fault)
+        outcome = run(program, json.dumps(order).encode(), tier, limits)
     if outcome.status != "finished":
-        return f"the canary {outcome.status}: {outcome.detail}"
+        return f"{outcome.status}: {outcome.detail}"
     broken = json.loads(outcome.output)
     return f"the canary could {', '.join(broken)}" if broken else ""

@@ -1,6 +1,6 @@
 """Writes the files in tests/lm/golden with transformers and PyTorch, which the tests themselves do not need.
 
-In an environment with torch, transformers and gguf, from the repository's root:
+In an environment with torch, transformers, accelerate and gguf, from the repository's root:
 
     python tests/lm/make_golden.py SmolLM2-135M-Instruct.Q4_1.gguf
 

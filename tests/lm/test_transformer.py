@@ -1,5 +1,6 @@
 """The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
 
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/expected.npz"))
 
 
+@cache
 def load(case: str) -> tuple[LM, dict[str, np.ndarray]]:
     config, graphdef, params = load_hf(GOLDEN / case, dtype=jnp.float32)
     return LM(case, config, None, (0,), graphdef, params), dict(np.load(GOLDEN / case / "expected.npz"))
@@ -44,7 +46,7 @@ def test_padding_on_the_right_gives_the_same_logits() -> None:
     np.testing.assert_allclose(np.asarray(logits)[mask[:, ::-1]], expected["logits"][mask], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["llama_linear", "qwen2_sharded", "qwen3"])  # 4, 1 and 2 query heads to a key head
 def test_cached_decoding_equals_the_uncached_forward(case: str) -> None:
     """A left-padded prompt is written into a cache that begins with other columns, then tokens follow one at a time."""
     lm, expected = load(case)

@@ -1,0 +1,109 @@
+"""Judging programs: a completion's Python program must pass every test of its problem.
+
+The program runs in a sandbox, one process for each test, and only ever sees the test's input; what it prints is compared
+here, by the rule of CodeContests (arXiv 2203.07814; `ValuesMatch` in its `execution/tester_sandboxer.cc`).
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from adaptive_jax.tasks.maths import without_thoughts
+from adaptive_jax.tasks.problem import Problem, Verdict
+from adaptive_jax.tasks.sandbox import Limits, Tier, choose_tier, run
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+LONGEST_PROGRAM = 1 << 18  # characters
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_INTEGER = re.compile(rb"([+-]?)0*([0-9]+)")
+_NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?")
+
+
+def judge_many(
+    jobs: Sequence[tuple[Problem, str]],
+    *,
+    allow_unsandboxed: bool = False,
+    workers: int | None = None,
+    limits: Limits | None = None,
+) -> list[Verdict]:
+    """The verdict on each (problem, completion), in order; equal programs for the same problem are run once.
+
+    Args:
+      jobs: completions of problems of kind "code".
+      allow_unsandboxed: see `sandbox.choose_tier`.
+      workers: programs that run at once; one for each processor if None. No verdict depends on it: what counts is a
+        program's own CPU time.
+      limits: for each test.
+
+    Raises:
+      SandboxUnavailable: no sandbox holds and `allow_unsandboxed` is not set.
+    """
+    tier = choose_tier(allow_unsandboxed)
+    keys = [(problem, extract_program(text)) for problem, text in jobs]
+    distinct = list(dict.fromkeys(keys))
+    executor = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        verdicts = executor.map(lambda key: _judge(key[0], key[1], tier, limits or Limits()), distinct)
+        known = dict(zip(distinct, verdicts, strict=True))
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return [known[key] for key in keys]
+
+
+def extract_program(text: str) -> str | None:
+    """The program in a completion: its last fenced Python block, else its last fenced block, else the whole text.
+
+    What stands in a think block does not count; a fence the budget cut off ends with the text. None if nothing is left,
+    or too much.
+    """
+    text = without_thoughts(text)
+    blocks = _FENCE.findall(text)
+    python = [code for tag, code in blocks if tag.lower() in ("python", "python3", "py")]
+    program = python[-1] if python else blocks[-1][1] if blocks else text
+    return program if program.strip() and len(program) <= LONGEST_PROGRAM else None
+
+
+def _judge(problem: Problem, program: str | None, tier: Tier, limits: Limits) -> Verdict:
+    if program is None:
+        return "unparseable"
+    for case in problem.tests:
+        outcome = run(program, case.input.encode("utf-8", "surrogatepass"), tier, limits)
+        if outcome.status == "fault":
+            log.error("the %s sandbox did not start: %s", tier, outcome.detail)
+            return "error"
+        if outcome.status == "timeout":
+            return "timeout"
+        if outcome.status == "failed" or not same_output(outcome.output, case.output):
+            return "wrong"
+    return "correct"
+
+
+def same_output(written: bytes, expected: str) -> bool:
+    """Whether two outputs have the same tokens: white space and ASCII letter case aside, numbers within 1e-5.
+
+    Integers must be equal: a double, with which CodeContests compares them, cannot tell large ones apart.
+    """
+    left, right = written.lower().split(), expected.encode("utf-8", "surrogatepass").lower().split()
+    return len(left) == len(right) and all(map(_same_token, left, right))
+
+
+def _same_token(left: bytes, right: bytes) -> bool:
+    if left == right:
+        return True
+    integers = _INTEGER.fullmatch(left), _INTEGER.fullmatch(right)
+    if integers[0] and integers[1]:
+        return _signed(integers[0]) == _signed(integers[1])
+    if _NUMBER.fullmatch(left) and _NUMBER.fullmatch(right):
+        return abs(float(left) - float(right)) < TOLERANCE
+    return False
+
+
+def _signed(integer: re.Match[bytes]) -> tuple[bool, bytes]:
+    """Whether it is below zero, and its digits: an integer's value without converting what may be millions of digits."""
+    digits = integer.group(2)
+    return integer.group(1) == b"-" and digits != b"0", digits

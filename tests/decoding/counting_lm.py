@@ -1,0 +1,76 @@
+"""A language model whose right answer is known in closed form: what comes next depends on the sum of all tokens so far.
+
+Its cache holds the tokens themselves, so a wrong mask, a prompt at the wrong columns or another row's leftovers change the sum.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from adaptive_jax.lm.decoder import Prefill
+
+VOCABULARY = 11
+
+
+@struct.dataclass
+class CountingLM:
+    """Decoder over VOCABULARY tokens: logits are `table[sum of the row's tokens and of their positions, mod VOCABULARY]`.
+
+    Attributes:
+        table: float32 [VOCABULARY, VOCABULARY].
+    """
+
+    table: jax.Array
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        width = tokens.shape[1]
+        places = jnp.arange(width)[None] - (width - lengths)[:, None]
+        entries = jnp.where(places >= 0, tokens + places, 99)  # padding is poison, should a mask let it through
+        last = self._hidden(jnp.sum(jnp.where(places >= 0, entries, 0), axis=1))
+        return Prefill(cache=entries, last=last, mean=last)
+
+    def empty_cache(self, rows: int, size: int) -> jax.Array:
+        return jnp.full((rows, size), 77, jnp.int32)
+
+    def insert(self, cache: jax.Array, prompts: jax.Array, source: jax.Array, cursor: jax.Array) -> jax.Array:
+        width = prompts.shape[1]
+        columns = jnp.mod(cursor - width + jnp.arange(width), cache.shape[1])
+        fresh = cache.at[:, columns].set(prompts[jnp.maximum(source, 0)])
+        return jnp.where((source >= 0)[:, None], fresh, cache)
+
+    def step(
+        self, cache: jax.Array, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        cache = jax.lax.dynamic_update_slice_in_dim(cache, (tokens + positions)[:, None], column, 1)
+        return self._hidden(jnp.sum(jnp.where(visible, cache, 0), axis=1)), cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        return jnp.take(self.table, hidden[:, 0].astype(jnp.int32), axis=0)
+
+    def _hidden(self, total: jax.Array) -> jax.Array:
+        state = jnp.mod(total, VOCABULARY).astype(jnp.float32)
+        return jnp.stack([state, state * state], axis=1)
+
+
+def successor_table(sharpness: float) -> np.ndarray:
+    """Logits that favour token (3 s + 1) mod VOCABULARY in state s, by `sharpness`; the rest are a fixed pattern."""
+    states = np.arange(VOCABULARY)
+    table = np.cos(states[:, None] * 1.7 + states[None, :] * 0.9).astype(np.float32)
+    table[states, (3 * states + 1) % VOCABULARY] += sharpness
+    return table
+
+
+def greedy_completion(prompt: Sequence[int], budget: int, stop: int) -> list[int]:
+    """What greedy decoding must give for a sharp `successor_table`, by plain arithmetic."""
+    entries = [token + place for place, token in enumerate(prompt)]
+    completion: list[int] = []
+    while len(completion) < budget:
+        token = (3 * (sum(entries) % VOCABULARY) + 1) % VOCABULARY
+        completion.append(token)
+        if token == stop:
+            break
+        entries.append(token + len(entries))
+    return completion

