@@ -3,11 +3,15 @@
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import jax.numpy as jnp
+import tyro
 from tqdm import tqdm
 
 from adaptive_jax.decoding.params import SamplingParams
@@ -19,6 +23,18 @@ from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Problem, shared
 
 log = logging.getLogger(__name__)
+
+
+class _TqdmHandler(logging.Handler):
+    """Writes log lines above a progress line instead of into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+_CONSOLE = _TqdmHandler()
+ConfigT = TypeVar("ConfigT", bound="Config")
 
 TINY_BUDGETS = (48, 64, 96)
 DEFAULT_BUDGETS = (256, 512, 1024)
@@ -56,11 +72,15 @@ class Config:
     rows: int = 128
 
     def __post_init__(self) -> None:
-        for flag in ("limit", "train_limit", "seeds", "rows"):
-            if getattr(self, flag) < 1:
-                raise SystemExit(f"--{flag.replace('_', '-')} {getattr(self, flag)}: give at least 1")
+        self.at_least(1, "limit", "train_limit", "seeds", "rows")
         if any(budget < 1 for budget in self.budget):
-            raise SystemExit(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
+            raise SystemExit(f"error: --budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
+
+    def at_least(self, least: int, *flags: str) -> None:
+        """Ends the program with a line that names the flag where one of `flags` is below `least`."""
+        for flag in flags:
+            if getattr(self, flag) < least:
+                raise SystemExit(f"error: --{flag.replace('_', '-')} {getattr(self, flag)}: give at least {least}")
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -69,13 +89,39 @@ class Config:
         return tuple(sorted(set(self.budget))) or default
 
 
+def launch(main: Callable[[ConfigT], Path], config: type[ConfigT], description: str | None) -> None:
+    """Run an experiment from the command line.
+
+    Log lines go to standard output. Ctrl-C ends it with status 130; the run directory is readable at every moment.
+    """
+    for name in ("adaptive_jax", "experiments"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_CONSOLE)
+        logger.propagate = False
+    try:
+        main(tyro.cli(config, description=description))
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was measured so far is in the run directory", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def asked_for() -> Iterator[None]:
+    """Around whatever depends on what the user asked for: an error there is a line that says what to mend, and status 2."""
+    try:
+        yield
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def open_run(experiment: str, config: Config) -> RunDirectory:
-    """The run directory of an experiment; from here on its log lines show on the console."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    for name in ("adaptive_jax", "experiments", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    """The run directory of an experiment."""
     path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return RunDirectory(path, config)
+    run = RunDirectory(path, config)
+    log.info("%s: results go to %s", experiment, path)
+    return run
 
 
 @dataclass(frozen=True)
@@ -94,7 +140,7 @@ def load_splits(config: Config) -> Splits:
     """The problems of an experiment.
 
     Raises:
-        SystemExit: nothing is left to train on; names the flag to change.
+        ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
     """
     if config.dataset == "arithmetic" and config.train_dataset is None:
         return Splits(
@@ -116,7 +162,7 @@ def load_splits(config: Config) -> Splits:
     others = [problem for problem in others if problem.id not in held_out]
     watched = min(VALIDATION, len(others) // 4)
     if watched == 0:
-        raise SystemExit(
+        raise ValueError(
             f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
             "on: lower --limit, or give --train-dataset"
         )

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
@@ -30,9 +29,9 @@ from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import RunDirectory
-from experiments.common import Config, Progress, fork_schedule, load_splits, open_run
+from experiments.common import Config, Progress, asked_for, fork_schedule, launch, load_splits, open_run
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
 ADAPTERS: dict[str, tuple[str, Inputs]] = {
     "entropy-only": ("entropy-only", "entropy"),
@@ -61,14 +60,20 @@ class MathToken(Config):
     entropy_bonus: float = 0.01
     validate_every: int = 10
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "updates", "prompts", "validate_every")
+        self.at_least(2, "completions")
+
 
 def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
-    run = open_run("math_token", config)
-    lm = load_lm(config.model)
-    splits = load_splits(config)
     budgets = config.budgets
+    with asked_for():
+        lm = load_lm(config.model)
+        splits = load_splits(config)
+        run = open_run("math_token", config)
     log.info(
         "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
         lm.name,
@@ -200,4 +205,4 @@ def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSet
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MathToken, description=__doc__))
+    launch(main, MathToken, __doc__)

@@ -56,7 +56,7 @@ class Config:
     """
 
     out: Path = Path("runs/tiny")
-    steps: int = 2000
+    steps: int = 1800
     rows: int = 24
     row_length: int = 256
     learning_rate: float = 3e-3

@@ -172,7 +172,8 @@ def _search(
     if group >= rows:  # no gathering, which would move rows between devices where the batch is sharded
         return lax.cond(active.any(), lambda: _bisect(_weights(logits, scale), cut, goal, active, counting), lambda: cut)
     count = active.sum()
-    order = jnp.flatnonzero(active, size=rows + group, fill_value=rows).astype(jnp.int32)
+    order = jnp.sort(jnp.where(active, jnp.arange(rows, dtype=jnp.int32), rows))  # the active rows, then no rows
+    order = jnp.pad(order, (0, group), constant_values=rows)
 
     def search_group(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         start, cut = state

@@ -42,7 +42,7 @@ class Row:
 
 
 def rows_of(method: str, cot: str, budgets: Sequence[int], runs: Sequence[Scores]) -> list[Row]:
-    """A row for each budget and one for their mean; `runs` holds the scores of each training seed (one if nothing is trained)."""
+    """A row for each budget and one for their mean; `runs` holds the scores of each training seed."""
     accuracy = np.stack([scores.accuracy() for scores in runs])
     accuracy = np.concatenate([accuracy, accuracy.mean(axis=1, keepdims=True)], axis=1)
     questions = len(runs[0].rewards)

@@ -177,7 +177,7 @@ class Transformer(nnx.Module):
         positions: jax.Array,
         mask: jax.Array,
         cache: KVCache | None = None,
-        column: jax.Array | None = None,
+        column: jax.Array | int = 0,
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states after the final norm.
 
@@ -186,7 +186,7 @@ class Transformer(nnx.Module):
             positions: int32 [B, T], each token's place in its own text, from 0.
             mask: bool [B, T, S], which keys a query may see; S is T without a cache, the cache's length with one.
             cache: keys and values so far. This call's are written at columns [column, column + T).
-            column: int32 scalar, needed with a cache.
+            column: int32 scalar; without a cache it means nothing.
 
         Returns:
             hidden [B, T, D], and the cache: the one given with this call's columns written, or (without one)

@@ -25,7 +25,7 @@ FIRST_OPERANDS = range(1, 20)
 OPERANDS = range(1, 10)
 
 # Probabilities of the worked solutions; chosen so that a schedule (hot where the text forks, greedy where digits are
-# computed) has room above every constant temperature. Measured by `python -m experiments.pretrain_tiny --measure`.
+# computed) has room above every constant temperature. Measured by `python -m experiments.math_token`.
 RECHECK_AFTER_SUBTRACTION = 0.74
 RECHECK_AFTER_ADDITION = 0.45
 SLIP = 0.13

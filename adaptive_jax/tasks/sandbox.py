@@ -133,9 +133,9 @@ def _run(program: str, stdin: bytes, tier: Tier, limits: Limits) -> Outcome:
         written = output.read()
         detail = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
     detail = detail or f"exit status {process.returncode}"
-    # bubblewrap reports a death by signal n as 128 + n; hard CPU limits and the system's memory killer send SIGKILL
     if not ready:
         return Outcome("fault", written, detail)
+    # bubblewrap reports a death by signal n as 128 + n; hard CPU limits and the system's memory killer send SIGKILL
     if overdue or process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return Outcome("timeout", written, detail)
     return Outcome("failed" if process.returncode else "finished", written, detail)

@@ -86,7 +86,8 @@ def test_completions_of_a_prompt_differ_and_go_on_counting() -> None:
     prompt = Prompt("p", [1, 2, 3], 40)
     four = rollout(SOFT, static(1.0), [prompt], key=KEY, stop_ids=[STOP], completions=4)
     assert len({tuple(four.new_tokens(n)) for n in range(4)}) > 1
-    later = rollout(SOFT, static(1.0), [dataclasses.replace(prompt, first_completion=2)], key=KEY, stop_ids=[STOP], completions=2)
+    counted_on = dataclasses.replace(prompt, first_completion=2)
+    later = rollout(SOFT, static(1.0), [counted_on], key=KEY, stop_ids=[STOP], completions=2)
     np.testing.assert_array_equal(later.new_tokens(0), four.new_tokens(2))
     other_seed = rollout(SOFT, static(1.0), [prompt], key=jax.random.key(4), stop_ids=[STOP], completions=4)
     assert any(tuple(other_seed.new_tokens(n)) != tuple(four.new_tokens(n)) for n in range(4))

@@ -68,7 +68,7 @@ def random_params(rng: np.random.Generator, rows: int, vocabulary: int) -> Sampl
     )
 
 
-@pytest.mark.parametrize("vocabulary", [1, 5, 128, 384, 1000])
+@pytest.mark.parametrize("vocabulary", [1, 5, 384, 1000])
 @pytest.mark.parametrize("kind", ["peaked", "flat", "tied", "barred"])
 def test_probabilities_are_the_oracles(vocabulary: int, kind: str) -> None:
     rng = np.random.default_rng(vocabulary)
@@ -105,12 +105,12 @@ def test_a_real_vocabulary() -> None:
 
 
 def test_ties_at_a_threshold_are_all_kept() -> None:
-    logits = jnp.log(jnp.asarray([[0.4, 0.2, 0.2, 0.1, 0.1]] * 4))
+    logits = jnp.log(jnp.asarray([[0.2, 0.4, 0.2, 0.1, 0.1]] * 3 + [[0.1, 0.3, 0.2, 0.3, 0.1]]))
     params = SamplingParams(
-        top_k=np.array([2, 0, 4, 0]), top_p=np.array([1, 0.5, 0.95, 1], np.float32), min_p=np.array([0, 0, 0, 0.5])
+        top_k=np.array([2, 0, 4, 0]), top_p=np.array([1, 0.5, 0.95, 1], np.float32), min_p=np.array([0, 0, 0, 1])
     )
     kept = sampling.probabilities(logits, params) > 0
-    np.testing.assert_array_equal(kept, [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    np.testing.assert_array_equal(kept, [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0]])
 
 
 def test_top_p_counts_the_mass_that_top_k_left_and_min_p_does_not_change_it() -> None:
@@ -122,19 +122,19 @@ def test_top_p_counts_the_mass_that_top_k_left_and_min_p_does_not_change_it() ->
 
 
 def test_greedy_takes_the_first_of_ties_whatever_the_filters() -> None:
-    logits = jnp.zeros((3, 300)).at[:, 7].set(2.0).at[:, 200].set(2.0)
-    params = SamplingParams(temperature=0.0, top_k=np.array([0, 1, 50]), top_p=np.array([1, 0.5, 0.9]), min_p=1.0)
-    np.testing.assert_array_equal(sampling.probabilities(logits, params), np.eye(300)[[7, 7, 7]])
+    logits = jnp.zeros((64, 384)).at[:, 7].set(2.0).at[:, 200].set(2.0)
+    params = random_params(np.random.default_rng(2), 64, 384).replace(temperature=0.0)
+    np.testing.assert_array_equal(sampling.probabilities(logits, params), np.eye(384)[[7] * 64])
     for uniform in EDGES:
-        token = sampling.draw(jnp.full(3, uniform, jnp.float32), logits, params.broadcast(3))
-        np.testing.assert_array_equal(token, [7, 7, 7])
+        tokens = sampling.draw(jnp.full(64, uniform, jnp.float32), logits, params.broadcast(64))
+        np.testing.assert_array_equal(tokens, [7] * 64)
 
 
 def test_bfloat16_logits_are_widened() -> None:
     rng = np.random.default_rng(3)
-    logits = jnp.asarray(rng.normal(size=(32, 500)), jnp.bfloat16)
-    params = random_params(rng, 32, 500)
-    keys = jax.random.split(jax.random.key(0), 32)
+    logits = jnp.asarray(rng.normal(size=(64, 384)), jnp.bfloat16)
+    params = random_params(rng, 64, 384)
+    keys = jax.random.split(jax.random.key(0), 64)
     check(np.asarray(logits.astype(jnp.float32)), params)
     np.testing.assert_array_equal(
         sampling.sample(keys, logits, params), sampling.sample(keys, logits.astype(jnp.float32), params)
@@ -142,9 +142,9 @@ def test_bfloat16_logits_are_widened() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """Chi-square over 40000 draws of each of six settings; fails by chance once in 10^4 runs of another seed."""
+    """Chi-square over 20000 draws of each of six settings; fails by chance once in 10^4 runs of another seed."""
     rng = np.random.default_rng(4)
-    draws, logits = 40_000, jnp.asarray(rng.normal(size=(1, 200)) * 1.5, jnp.float32)
+    draws, logits = 20_000, jnp.asarray(rng.normal(size=(1, 200)) * 1.5, jnp.float32)
     keys = jax.random.split(jax.random.key(4), draws)
     for number, setting in enumerate(
         [
@@ -168,11 +168,11 @@ def test_draws_follow_the_probabilities() -> None:
         assert statistic < stats.chi2.ppf(1 - 1e-4 / 6, filled.sum() - 1), setting
 
 
-@pytest.mark.parametrize("vocabulary", [5, 384, 2000])
+@pytest.mark.parametrize("vocabulary", [5, 384, 1000])
 def test_draw_inverts_the_cumulative_distribution(vocabulary: int) -> None:
     """Every uniform number, the extreme ones included, hits the token whose slice of [0, 1) it lies in."""
     rng = np.random.default_rng(5)
-    rows = 256
+    rows = 64
     logits = (rng.normal(size=(rows, vocabulary)) * rng.choice([0.5, 3, 30], (rows, 1))).astype(np.float32)
     logits[:, rng.integers(vocabulary)] = -np.inf
     params = random_params(rng, rows, vocabulary)
