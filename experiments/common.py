@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import tyro
 from tqdm import tqdm
@@ -50,7 +51,7 @@ class Config:
             first --limit problems are evaluated, the others trained on.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
-        train_limit: how many problems are trained on, at most.
+        train_limit: how many problems are trained on, at most (512; 64 for a real model on a CPU).
         seeds: training seeds.
         seed: the first seed; fixes every draw.
         budget: token budgets, in tokens (48 64 96 for tiny, 256 512 1024 otherwise).
@@ -63,7 +64,7 @@ class Config:
     dataset: str = "arithmetic"
     train_dataset: str | None = None
     limit: int = 1000
-    train_limit: int = 512
+    train_limit: int | None = None
     seeds: int = 1
     seed: int = 0
     budget: tuple[int, ...] = ()
@@ -79,14 +80,20 @@ class Config:
     def at_least(self, least: int, *flags: str) -> None:
         """Ends the program with a line that names the flag where one of `flags` is below `least`."""
         for flag in flags:
-            if getattr(self, flag) < least:
-                raise SystemExit(f"error: --{flag.replace('_', '-')} {getattr(self, flag)}: give at least {least}")
+            value = getattr(self, flag)
+            if value is not None and value < least:
+                raise SystemExit(f"error: --{flag.replace('_', '-')} {value}: give at least {least}")
 
     @property
     def budgets(self) -> tuple[int, ...]:
         """The token budgets, ascending."""
         default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
         return tuple(sorted(set(self.budget))) or default
+
+    @property
+    def slow(self) -> bool:
+        """Whether defaults are cut so that a run ends on the day it started: a real model on a CPU."""
+        return self.model != "tiny" and jax.default_backend() == "cpu"
 
 
 def launch(main: Callable[[ConfigT], Path], config: type[ConfigT], description: str | None) -> None:
@@ -133,20 +140,19 @@ class Splits:
     train: list[Problem]
 
 
-VALIDATION = 128
-
-
 def load_splits(config: Config) -> Splits:
     """The problems of an experiment.
 
     Raises:
         ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
     """
+    trained = config.train_limit or (64 if config.slow else 512)
+    watched = max(trained // 4, 1)
     if config.dataset == "arithmetic" and config.train_dataset is None:
         return Splits(
             test=load_problems("arithmetic", split="test", limit=config.limit),
-            validation=load_problems("arithmetic", split="validation", limit=VALIDATION),
-            train=load_problems("arithmetic", split="train", limit=config.train_limit),
+            validation=load_problems("arithmetic", split="validation", limit=watched),
+            train=load_problems("arithmetic", split="train", limit=trained),
         )
     problems = load_problems(config.dataset, split="test")
     test = problems[: config.limit]
@@ -160,13 +166,13 @@ def load_splits(config: Config) -> Splits:
     if held_out:
         log.info("%d training problems also stand among those to evaluate; they are left out", len(held_out))
     others = [problem for problem in others if problem.id not in held_out]
-    watched = min(VALIDATION, len(others) // 4)
+    watched = min(watched, len(others) // 4)
     if watched == 0:
         raise ValueError(
             f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
             "on: lower --limit, or give --train-dataset"
         )
-    return Splits(test, others[:watched], others[watched : watched + config.train_limit])
+    return Splits(test, others[:watched], others[watched : watched + trained])
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

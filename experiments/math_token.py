@@ -45,16 +45,16 @@ class MathToken(Config):
     """Train the token-level adapter and compare it with static baselines.
 
     Attributes:
-        updates: policy-gradient updates per adapter and seed.
-        prompts: prompts per update, each with its own draw of the token budget.
+        updates: policy-gradient updates per adapter and seed (60; 10 for a real model on a CPU).
+        prompts: prompts per update, each with its own draw of the token budget (32; 8 for a real model on a CPU).
         completions: completions per prompt in training, for the leave-one-out baseline.
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy in the loss; falls linearly to a tenth.
         validate_every: updates between two validations.
     """
 
-    updates: int = 60
-    prompts: int = 32
+    updates: int | None = None
+    prompts: int | None = None
     completions: int = 8
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
@@ -65,6 +65,19 @@ class MathToken(Config):
         self.at_least(1, "updates", "prompts", "validate_every")
         self.at_least(2, "completions")
 
+    def settings(self, seed: int) -> TrainSettings:
+        """The learner's settings of one training seed."""
+        return TrainSettings(
+            updates=self.updates or (10 if self.slow else 60),
+            prompts=self.prompts or (8 if self.slow else 32),
+            completions=self.completions,
+            budgets=self.budgets,
+            learning_rate=self.learning_rate,
+            entropy_bonus=self.entropy_bonus,
+            rows=self.rows,
+            seed=seed,
+        )
+
 
 def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
@@ -73,14 +86,19 @@ def main(config: MathToken) -> Path:
     with asked_for():
         lm = load_lm(config.model)
         splits = load_splits(config)
+        test = Environment(lm, questions(splits.test, config.cot))
+        training = Environment(lm, questions(splits.train, config.cot))
+        validation = Environment(lm, questions(splits.validation, config.cot))
+        for environment in (test, training, validation):
+            environment.check(max(budgets))
         run = open_run("math_token", config)
     log.info(
         "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
         lm.name,
         lm.num_parameters / 1e6,
         jax.devices()[0].device_kind,
-        len(splits.test),
-        len(splits.train),
+        len(test),
+        len(training),
     )
     rows: list[Row] = []
 
@@ -89,12 +107,9 @@ def main(config: MathToken) -> Path:
         run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows))
         run.write_text("results.md", markdown_table(rows))
 
-    test = Environment(lm, questions(splits.test, config.cot))
     for name, policy in baselines(lm, config).items():
         report(name, [score(test, policy, name, budgets, config)])
 
-    training = Environment(lm, questions(splits.train, config.cot))
-    validation = Environment(lm, questions(splits.validation, config.cot))
     seeds = range(config.seed, config.seed + config.seeds)
     usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in seeds}
     curves: dict[str, list[Metrics]] = {}
@@ -140,26 +155,12 @@ def score(environment: Environment, policy: Policy, name: str, budgets: tuple[in
     return scores
 
 
-def train_settings(config: MathToken, budgets: tuple[int, ...], seed: int) -> TrainSettings:
-    """The learner's settings of one training seed."""
-    return TrainSettings(
-        updates=config.updates,
-        prompts=config.prompts,
-        completions=config.completions,
-        budgets=budgets,
-        learning_rate=config.learning_rate,
-        entropy_bonus=config.entropy_bonus,
-        rows=config.rows,
-        seed=seed,
-    )
-
-
 def opening_pass(
     training: Environment, config: MathToken, budgets: tuple[int, ...], seed: int, run: RunDirectory
 ) -> np.ndarray:
     """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log."""
     uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", seed=seed)
-    settings = train_settings(config, budgets, seed)
+    settings = config.settings(seed)
     with Progress(f"opening pass, seed {seed}", len(training) * settings.filter_completions) as progress:
         usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
     run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
@@ -182,11 +183,11 @@ def train_adapter(
     hidden_size = training.lm.config.hidden_size
     adapter = token_adapter(hidden_size, inputs=inputs, budget_scale=max(budgets), seed=seed)
     curve = []
-    settings = train_settings(config, budgets, seed)
-    with Progress(f"training {ADAPTERS[method][0]}, seed {seed}", config.updates) as progress:
+    settings = config.settings(seed)
+    with Progress(f"training {ADAPTERS[method][0]}, seed {seed}", settings.updates) as progress:
         for trained, metrics in train(training, adapter, settings, usable=usable):
             adapter, update = trained, metrics["update"]
-            if update % config.validate_every == 0 or update in (1, config.updates):
+            if update % config.validate_every == 0 or update in (1, settings.updates):
                 metrics["validation_reward"] = validate(validation, adapter, settings)
             run.log(method=method, seed=seed, **metrics)
             curve.append(metrics)

@@ -64,9 +64,14 @@ def rollout(
         on_progress: called with the number of completions that have ended.
 
     Raises:
-        ValueError: no prompt, an empty one, a budget below 1, or a prompt that does not fit the context with its budget.
+        ValueError: no prompt, rows, chunk or completions below 1, or a prompt that `check_prompts` refuses.
     """
-    _check(prompts, completions, rows, chunk, max_positions)
+    if not prompts:
+        raise ValueError("prompts is empty: give at least one prompt")
+    for name, value in (("completions", completions), ("rows", rows), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
+    check_prompts(prompts, max_positions)
     total = len(prompts) * completions
     rows = min(rows, total)
     size = _round_up(max(_round_up(len(p.tokens)) + p.budget for p in prompts))
@@ -122,12 +127,8 @@ def _identities(prompts: Sequence[Prompt], completions: int) -> tuple[jax.Array,
     return jnp.asarray(digests), jnp.asarray(first + np.tile(np.arange(completions), len(prompts)), jnp.int32)
 
 
-def _check(prompts: Sequence[Prompt], completions: int, rows: int, chunk: int, max_positions: int | None) -> None:
-    if not prompts:
-        raise ValueError("prompts is empty: give at least one prompt")
-    for name, value in (("completions", completions), ("rows", rows), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give at least 1")
+def check_prompts(prompts: Sequence[Prompt], max_positions: int | None) -> None:
+    """Raises ValueError for an empty prompt, a budget below 1, or a prompt that does not fit the context with its budget."""
     for prompt in prompts:
         count = len(prompt.tokens)
         if count == 0:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
-from adaptive_jax.decoding.rollout import Prompt
+from adaptive_jax.decoding.rollout import Prompt, check_prompts
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards
@@ -43,6 +43,11 @@ class Environment:
         self.lm, self.questions = lm, list(asked)
         texts = [render(lm.tokenizer, q.problem.question, cot=q.cot) for q in self.questions]
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
+
+    def check(self, budget: int) -> None:
+        """Raises ValueError for a question that does not fit the model's context with a token budget of `budget`."""
+        prompts = [self.prompt(index, budget) for index in range(len(self))]
+        check_prompts(prompts, self.lm.config.max_positions)
 
     def __len__(self) -> int:
         return len(self.questions)
