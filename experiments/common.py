@@ -35,7 +35,7 @@ class _TqdmHandler(logging.Handler):
 
 
 _CONSOLE = _TqdmHandler()
-ConfigT = TypeVar("ConfigT", bound="Config")
+ConfigT = TypeVar("ConfigT")
 
 TINY_BUDGETS = (48, 64, 96)
 DEFAULT_BUDGETS = (256, 512, 1024)
@@ -96,7 +96,7 @@ class Config:
         return self.model != "tiny" and jax.default_backend() == "cpu"
 
 
-def launch(main: Callable[[ConfigT], Path], config: type[ConfigT], description: str | None) -> None:
+def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description: str | None) -> None:
     """Run an experiment from the command line.
 
     Log lines go to standard output. Ctrl-C ends it with status 130; the run directory is readable at every moment.

@@ -13,24 +13,28 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from adaptive_jax.lm.config import LMConfig, RopeConfig
 from adaptive_jax.lm.prompts import render
+from adaptive_jax.lm.tokenizer import transformers_module
 from adaptive_jax.lm.transformer import Transformer
 from adaptive_jax.lm.weights import save_hf
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.problem import Problem
+from experiments.common import launch
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("experiments.pretrain_tiny")  # __name__ is __main__ under python -m
 
 END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -69,7 +73,7 @@ class Config:
     intermediate_size: int = 256
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
     """A byte-level BPE tokenizer whose merges join words, never digits; any text has an encoding."""
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r"\\boxed\{| ?[A-Za-z]+,? ?|\d|\s|[^\sA-Za-z\d]")
@@ -85,12 +89,14 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+    fast = transformers_module().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, problems: list[Problem], config: Config) -> Iterator[dict[str, np.ndarray]]:
+def packed_rows(
+    tokenizer: "PreTrainedTokenizerFast", problems: list[Problem], config: Config
+) -> Iterator[dict[str, np.ndarray]]:
     """Endless packed rows: one prompt, then as many of its solutions as fit.
 
     Yields:
@@ -138,7 +144,6 @@ def attention_mask(segment: jax.Array, positions: jax.Array, prompt_length: jax.
 
 def main(config: Config) -> None:
     """Train, and write the model to `config.out`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     problems = arithmetic.problems("train")
     rng = np.random.default_rng(config.seed)
     tokenizer = train_tokenizer(_tokenizer_corpus(problems, rng))
@@ -211,7 +216,7 @@ def _tokenizer_corpus(problems: list[Problem], rng: np.random.Generator) -> list
     return lines
 
 
-def export(config: Config, lm_config: LMConfig, params: nnx.State, tokenizer: PreTrainedTokenizerFast) -> None:
+def export(config: Config, lm_config: LMConfig, params: nnx.State, tokenizer: "PreTrainedTokenizerFast") -> None:
     """Write the Hugging Face directory: config.json, generation_config.json, model.safetensors and the tokenizer."""
     save_hf(config.out, lm_config, params)
     tokenizer.save_pretrained(config.out)
@@ -221,4 +226,4 @@ def export(config: Config, lm_config: LMConfig, params: nnx.State, tokenizer: Pr
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    launch(main, Config, __doc__)

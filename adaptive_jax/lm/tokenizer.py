@@ -34,7 +34,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     if not any((directory / name).is_file() for name in VOCABULARIES):  # transformers would make up an empty one
         raise FileNotFoundError(f"{directory}: none of {', '.join(VOCABULARIES)} is there; add the model's tokenizer")
     try:
-        return _transformers().AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return transformers_module().AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:
         raise ValueError(
             f"{directory}: the tokenizer could not be read ({type(error).__name__}: {error}); "
@@ -105,12 +105,12 @@ def gguf_tokenizer(metadata: dict[str, Any], where: Path) -> "PreTrainedTokenize
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{special['bos_token']} $A", special_tokens=[(special["bos_token"], ids["bos_token"])]
         )
-    return _transformers().PreTrainedTokenizerFast(
+    return transformers_module().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=metadata.get("tokenizer.chat_template"), **special
     )
 
 
-def _transformers() -> Any:
+def transformers_module() -> Any:
     """The transformers package: imported late, as that takes seconds, and without its advice to install PyTorch."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
