@@ -105,6 +105,7 @@ class Admission:
     key: jax.Array
 
 
+@jax.jit
 def completion_keys(key: jax.Array, problem: jax.Array, completion: jax.Array) -> jax.Array:
     """Keys [N] from one typed key, uint32 [N, 2] problem digests and int32 [N] completion indices; nothing else matters."""
 

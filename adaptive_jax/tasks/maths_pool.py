@@ -45,7 +45,7 @@ class _Worker:
 
     def send(self, job: int, pair: tuple[str, str]) -> None:
         self.job, self.deadline = job, time.monotonic() + PATIENCE
-        with suppress(BrokenPipeError):  # it died idle; the next event is its end of file
+        with suppress(BrokenPipeError):  # it has just died; the next event is its end of file
             self._requests.write(json.dumps(pair).encode() + b"\n")
 
     def receive(self) -> str | None:
@@ -53,6 +53,13 @@ class _Worker:
         with suppress(ValueError):
             return json.loads(self.replies.readline())
         return None
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.job is None
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def end(self) -> int:
         """Kills and reaps the process; its exit status."""
@@ -102,11 +109,13 @@ class Pool:
         deaths = [0] * len(pairs)
         false_starts = 0
         while waiting or any(worker.job is not None for worker in self._workers):
+            for worker in [worker for worker in self._workers if worker.idle and worker.ended()]:
+                self._drop(worker)  # no job is to blame
             missing = min(self._size, len(waiting)) - sum(worker.job is None for worker in self._workers)
             for _ in range(min(missing, self._size - len(self._workers))):
                 self._workers.append(_Worker(self._command))
             for worker in self._workers:
-                if worker.ready and worker.job is None and waiting:
+                if worker.idle and waiting:
                     job = waiting.popleft()
                     worker.send(job, pairs[job])
             for worker, reply in self._events():
@@ -114,8 +123,7 @@ class Pool:
                     worker.ready = True
                     continue
                 if not worker.ready:
-                    self._workers.remove(worker)
-                    worker.end()
+                    self._drop(worker)
                     false_starts += 1
                     if false_starts > 1:
                         log.error("math-verify's worker process did not start: %s", reply or "it died or took too long")
@@ -126,18 +134,21 @@ class Pool:
                 if reply is not None:
                     verdicts[job] = cast(Verdict, reply)
                     continue
-                self._workers.remove(worker)
                 deaths[job] += 1
                 # a kill by the CPU limit, or by us for the wall limit, is final; another death may be an accident
-                if worker.end() == -signal.SIGXCPU or worker.deadline <= time.monotonic() or deaths[job] > 1:
+                if self._drop(worker) == -signal.SIGXCPU or worker.deadline <= time.monotonic() or deaths[job] > 1:
                     verdicts[job] = "timeout"
                 else:
                     waiting.appendleft(job)
         return verdicts
 
+    def _drop(self, worker: _Worker) -> int:
+        self._workers.remove(worker)
+        return worker.end()
+
     def _events(self) -> list[tuple[_Worker, str | None]]:
         """Waits for workers that reply, end (None) or pass their deadline (None)."""
-        active = [worker for worker in self._workers if worker.job is not None or not worker.ready]
+        active = [worker for worker in self._workers if not worker.idle]
         with selectors.DefaultSelector() as selector:
             for worker in active:
                 selector.register(worker.replies, selectors.EVENT_READ, worker)

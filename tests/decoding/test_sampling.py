@@ -189,6 +189,17 @@ def test_draw_inverts_the_cumulative_distribution(vocabulary: int) -> None:
         assert (end >= uniform - 1e-5).all()
 
 
+def test_rounding_never_picks_a_weight_of_zero() -> None:
+    """XLA adds running sums up in pieces: they can rise where a weight is 0, and a target can lie in that step."""
+    rng = np.random.default_rng(9)
+    weights = rng.random((4096, 384), np.float32) * (rng.random((4096, 384)) < 0.3)
+    running = np.asarray(jnp.cumsum(weights, axis=-1))
+    rows, places = np.nonzero((np.diff(running) > 0) & (weights[:, 1:] == 0))
+    assert rows.size
+    index, _ = sampling._invert(jnp.asarray(weights[rows]), jnp.asarray(running[rows, places]))
+    assert (weights[rows, np.asarray(index)] > 0).all()
+
+
 def test_one_compile_for_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[tuple[int, ...]] = []
     cut = sampling._cut

@@ -28,7 +28,7 @@ for started in range(1000):
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     if started > 100: print('ESCAPED', flush=True)""",
     ),
-    "memory hog": ("failed", "hog = [bytearray(1 << 20) for _ in range(600)]; print('ESCAPED')"),
+    "memory hog": ("failed timeout", "hog = [bytearray(1 << 20) for _ in range(600)]; print('ESCAPED')"),
     "scratch folder fill": (
         "failed",
         """

@@ -3,8 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from adaptive_jax.tasks import maths_pool
 from adaptive_jax.tasks.grading import grade_many
 from adaptive_jax.tasks.maths_pool import Pool
 from adaptive_jax.tasks.problem import Problem, Verdict
+from tests.tasks.processes import LIGHT_PACKAGE, alive, children, wait_until
 
 TOWER = "10^{10^{10}}"
 
@@ -26,23 +26,7 @@ def pool() -> Iterator[Pool]:
 
 
 def workers_of(parent: int) -> list[int]:
-    """Process ids of the worker processes `parent` has started."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (process / "status").read_text(), (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"\nPPid:\t{parent}\n" in status and b"maths_worker.py" in command:
-            found.append(int(process.name))
-    return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+    return children("maths_worker.py", parent)
 
 
 def test_equal_answers_are_equal_however_written(pool: Pool) -> None:
@@ -117,15 +101,7 @@ def test_workers_have_little_memory_and_no_jax(pool: Pool) -> None:
         assert "jaxlib" not in Path(f"/proc/{worker}/maps").read_text()
 
 
-def test_a_worker_that_dies_idle_is_replaced(pool: Pool) -> None:
-    pairs = [(str(n), f"x={n}") for n in range(4)]
-    assert pool.verdicts(pairs) == ["correct"] * 4
-    for worker in workers_of(os.getpid()):
-        os.kill(worker, signal.SIGKILL)
-    assert pool.verdicts(pairs) == ["correct"] * 4
-
-
-FAKE_WORKER = """
+FAKE_WORKER = """# stands in for maths_worker.py
 import json, os, pathlib, sys, time
 print('"ready"', flush=True)
 for line in sys.stdin:
@@ -149,6 +125,20 @@ def test_a_death_at_work_is_an_accident_once(tmp_path: Path, monkeypatch: pytest
     Path(mark).unlink()
     assert pool.verdicts([(mark, "dies once"), (mark, "fine")]) == ["correct", "correct"]
     pool.close()
+
+
+def test_a_worker_that_dies_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(2)
+    monkeypatch.setattr(pool, "_command", [sys.executable, "-c", FAKE_WORKER])
+    before = set(workers_of(os.getpid()))
+    for _ in range(3):
+        assert pool.verdicts([("", "fine")] * 4) == ["correct"] * 4
+        killed = set(workers_of(os.getpid())) - before
+        for worker in killed:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda killed=killed: not killed & set(workers_of(os.getpid())))
+    pool.close()
+    assert set(workers_of(os.getpid())) == before
 
 
 def test_a_worker_that_sleeps_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +177,7 @@ def test_grading_asks_the_pool_once_for_equal_answers(pool: Pool, monkeypatch: p
 
 
 def test_no_worker_outlives_its_parent() -> None:
-    order = f"""
+    order = f"""{LIGHT_PACKAGE}
 from adaptive_jax.tasks.maths_pool import shared_pool
 print(shared_pool().verdicts([("5", "x=5")]), flush=True)
 shared_pool().verdicts([("5", "{TOWER}"), ("5", "9^{{9^9}}")])
@@ -198,4 +188,4 @@ shared_pool().verdicts([("5", "{TOWER}"), ("5", "9^{{9^9}}")])
         workers = workers_of(parent.pid)
         assert workers
         parent.kill()
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    wait_until(lambda: not any(map(alive, workers)))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from adaptive_jax.tasks import sandbox
 from adaptive_jax.tasks.code import same_output
 from adaptive_jax.tasks.sandbox import Limits, Outcome, SandboxUnavailable, Tier, choose_tier, run, tiers
 from tests.tasks.attacks import ATTACKS, EXPECTED, PRELUDE
+from tests.tasks.processes import LIGHT_PACKAGE, alive, children, wait_until
 
 HELD = [tier for tier, complaint in tiers().items() if not complaint]
 LIMITS = Limits(seconds=1, megabytes=512, file_megabytes=4, tasks=32)
@@ -122,20 +122,7 @@ def test_the_machine_is_as_it_was(world: World) -> None:
     assert (world.folder / "secret").read_text() == EXPECTED
     assert not Path("/tmp/link").is_symlink()
     assert not list(Path("/tmp").glob("fill*"))
-    assert sandboxed_children(os.getpid()) == []
-
-
-def sandboxed_children(*parents: int) -> list[int]:
-    """Processes of the sandbox whose parent is one of `parents`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (process / "status").read_text(), (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"sandbox_child.py" in command and any(f"\nPPid:\t{parent}\n" in status for parent in parents):
-            found.append(int(process.name))
-    return found
+    assert children("sandbox_child.py", os.getpid(), 1) == []
 
 
 def test_honest_programs_run(tier: Tier) -> None:
@@ -188,7 +175,7 @@ print(sorted(seen))
 
 
 def test_a_killed_parent_leaves_no_child() -> None:
-    order = f"""
+    order = f"""{LIGHT_PACKAGE}
 from concurrent.futures import ThreadPoolExecutor
 from adaptive_jax.tasks.sandbox import run
 with ThreadPoolExecutor() as executor:
@@ -196,19 +183,17 @@ with ThreadPoolExecutor() as executor:
 """
     # bubblewrap, its first process inside, and the program; and on Landlock the program alone
     size = sum({"bubblewrap": 3, "landlock": 1}[tier] for tier in HELD)
+    family: set[int] = set()
+
+    def found() -> bool:
+        family.update(children("sandbox_child.py", parent.pid, *family))
+        return len(family) == size
+
     with subprocess.Popen([sys.executable, "-c", order]) as parent:
-        family: set[int] = set()
-        end = time.monotonic() + 60
-        while len(family) < size:
-            assert time.monotonic() < end, "the programs did not start"
-            family.update(sandboxed_children(parent.pid, *family))
-            time.sleep(0.02)
+        wait_until(found)
         time.sleep(0.5)
-        parent.send_signal(signal.SIGKILL)
-    end = time.monotonic() + 30
-    while any(Path(f"/proc/{process}").exists() for process in family):
-        assert time.monotonic() < end, "a child is still there"
-        time.sleep(0.02)
+        parent.kill()
+    wait_until(lambda: not any(map(alive, family)))
 
 
 def test_a_thread_may_run_programs(tier: Tier) -> None:
