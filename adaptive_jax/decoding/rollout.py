@@ -78,15 +78,16 @@ def rollout(
     # long budgets first: what is left at the end, when no completion waits any more, is short
     order = sorted(range(len(prompts)), key=lambda i: -prompts[i].budget)
     keys = loop.completion_keys(key, *_identities(prompts, completions))
-    waves = _waves(decoder, prompts, order, min(len(prompts), -(-rows // completions)))
+    waves = _waves(decoder, prompts, completions, order, min(len(prompts), -(-rows // completions)))
     stops = jnp.asarray(stop_ids, jnp.int32)
 
     budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
     harvest = TrajectoryBuilder(budgets, stop_ids)
     row_completion, row_step = np.full(rows, -1), np.zeros(rows, np.int64)
-    state: loop.DecodeState | None = None
-    wave: _Wave | None = None
-    waiting = np.zeros(0, np.int64)  # completions of the current wave that have no row yet
+    wave = next(waves)
+    waiting = wave.completions  # those of the current wave that have no row yet
+    harvest.prompt_tokens += wave.prompt_tokens
+    state = loop.empty_state(decoder, wave.prefill.last, key, rows=rows, size=size)
     admitted = 0
     while True:
         free = np.flatnonzero(row_completion < 0)
@@ -94,10 +95,7 @@ def rollout(
             if not len(waiting):
                 wave = next(waves)
                 harvest.prompt_tokens += wave.prompt_tokens
-                waiting = (wave.members[:, None] * completions + np.arange(completions)).reshape(-1)
-            assert wave is not None
-            if state is None:
-                state = loop.empty_state(decoder, wave.prefill.last, key, rows=rows, size=size)
+                waiting = wave.completions
             taken, waiting = waiting[: len(free)], waiting[len(free) :]
             places, free = free[: len(taken)], free[len(taken) :]
             row_completion[places], row_step[places] = taken, 0
@@ -106,7 +104,6 @@ def rollout(
             state = loop.admit(decoder, policy, state, wave.prefill, admission)
         if (row_completion < 0).all():
             return harvest.build()
-        assert state is not None
         state, outputs = loop.decode_chunk(decoder, policy, stops, state, size=size, chunk=chunk)
         harvest.collect(outputs, row_completion, row_step)
         row_step += chunk
@@ -148,15 +145,15 @@ def _round_up(count: int) -> int:
 
 @dataclass(frozen=True)
 class _Wave:
-    """Prompts that were prefilled together; `place[i]` is where prompt i lies in the prefill."""
+    """Prompts that were prefilled together: their completions, and `place[i]`, where prompt i lies in the prefill."""
 
-    members: np.ndarray
+    completions: np.ndarray
     place: dict[int, int]
     prefill: Prefill
     prompt_tokens: int
 
 
-def _waves(decoder: Decoder, prompts: Sequence[Prompt], order: list[int], width: int) -> Iterator[_Wave]:
+def _waves(decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int) -> Iterator[_Wave]:
     """Prefill the prompts, `width` at a time: only those whose completions are about to start occupy memory."""
     for start in range(0, len(order), width):
         members = order[start : start + width]
@@ -169,7 +166,8 @@ def _waves(decoder: Decoder, prompts: Sequence[Prompt], order: list[int], width:
             lengths[row] = len(ids)
         computed = loop.prefill(decoder, jnp.asarray(tokens), jnp.asarray(lengths))
         place = {index: row for row, index in enumerate(members)}
-        yield _Wave(np.array(members), place, computed, sum(len(prompts[i].tokens) for i in members))
+        numbers = (np.array(members)[:, None] * completions + np.arange(completions)).reshape(-1)
+        yield _Wave(numbers, place, computed, sum(len(prompts[i].tokens) for i in members))
 
 
 def _admission(

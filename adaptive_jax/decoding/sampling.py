@@ -227,10 +227,10 @@ def _bisect(weights: jax.Array, cut: jax.Array, goal: jax.Array, active: jax.Arr
             above_high=jnp.where(enough, state.above_high, mass),
         )
 
-    # All tokens up to this weight together are less than half of what has to go.
-    low = cut if counting else jnp.maximum(cut, 0.5 * (total - target) / weights.shape[-1])
-    high = jnp.where(active & (total >= target), 1.0, low)
-    start = bracket(_bits(low), _bits(high), total, jnp.zeros_like(total))
+    active = active & (total >= target)
+    # The tokens that are lighter than this are, all together, at most half of what may go.
+    low = cut if counting else jnp.where(active, jnp.maximum(cut, 0.5 * (total - target) / weights.shape[-1]), cut)
+    start = bracket(_bits(low), _bits(jnp.where(active, 1.0, low)), total, jnp.zeros_like(total))
     return _float(lax.while_loop(lambda state: (state.high > state.low).any(), halve, start).low)
 
 

@@ -22,7 +22,7 @@ def training_figure(
         actions: names of the A actions.
         smooth: updates in the running mean of the probabilities.
     """
-    figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.8 * len(curves) + 1.4, 3.4), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for panel, (name, lines) in zip(panels, curves.items(), strict=True):
         updates = np.array([line["update"] for line in lines if "action_probabilities" in line])
@@ -36,13 +36,13 @@ def training_figure(
         panel.plot(*zip(*points, strict=True), "ko-", markersize=3, linewidth=1.2, label="validation reward")
         panel.set(title=name, xlabel="update", ylim=(0, 1), xlim=(updates[0], max(updates[-1], updates[0] + 1)))
     panels[0].set_ylabel("action probability, reward")
-    panels[0].legend(fontsize="x-small", loc="upper right")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
     figure.savefig(path, dpi=150)
 
 
 def budget_figure(path: Path, rows: Sequence[Row]) -> None:
     """Accuracy against token budget, a line per method, bars for the binomial 95% interval."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     panel = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method and row.budget != MEAN]
@@ -58,6 +58,6 @@ def budget_figure(path: Path, rows: Sequence[Row]) -> None:
             marker="o",
             markersize=4,
         )
-    panel.set(xlabel="token budget b", ylabel="Pass@1", ylim=(0, 1))
-    panel.legend(fontsize="x-small")
+    panel.set(xlabel="token budget b", ylabel="Pass@1", ylim=(0, 1), xticks=sorted({row.budget for row in rows} - {MEAN}))
+    figure.legend(fontsize="x-small", loc="outside right center")
     figure.savefig(path, dpi=150)
