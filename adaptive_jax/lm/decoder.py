@@ -103,9 +103,22 @@ class TransformerDecoder:
         return KVCache.zeros(model.config, rows, size, model.embedding[...].dtype)
 
     def insert(self, cache: KVCache, prompts: KVCache, source: jax.Array, cursor: jax.Array) -> KVCache:
-        keys = [_insert_behind(c, p, source, cursor, axis=3) for c, p in zip(cache.keys, prompts.keys, strict=True)]
-        values = [_insert_behind(c, p, source, cursor, axis=2) for c, p in zip(cache.values, prompts.values, strict=True)]
-        return KVCache(keys=tuple(keys), values=tuple(values))
+        # row by row: only what is written is touched, in place (a masked write of all rows copies the ring)
+        receiving = source >= 0
+        rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0]
+
+        def insert_one(index: jax.Array, cache: KVCache) -> KVCache:
+            row = rows[index]
+
+            def write(axis: int, ring: jax.Array, prompts: jax.Array) -> jax.Array:
+                prompt = jax.lax.dynamic_slice_in_dim(prompts, source[row], 1, 0)
+                return _write_behind(ring, prompt, row, cursor, axis)
+
+            keys = [write(3, ring, given) for ring, given in zip(cache.keys, prompts.keys, strict=True)]
+            values = [write(2, ring, given) for ring, given in zip(cache.values, prompts.values, strict=True)]
+            return KVCache(keys=tuple(keys), values=tuple(values))
+
+        return jax.lax.fori_loop(0, jnp.sum(receiving), insert_one, cache)
 
     def step(
         self, cache: KVCache, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
@@ -117,26 +130,17 @@ class TransformerDecoder:
         return self.model.logits(hidden)
 
 
-def _insert_behind(ring: jax.Array, prompts: jax.Array, source: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
-    """Replace columns [cursor - P, cursor) (modulo S) along `axis` in the rows whose source is not -1."""
-    width, size = prompts.shape[axis], ring.shape[axis]
-    given = jnp.take(prompts, jnp.maximum(source, 0), axis=0)
-    receives = (source >= 0).reshape((-1,) + (1,) * (ring.ndim - 1))
-
-    def write(ring: jax.Array, start: jax.Array, columns: jax.Array, where: jax.Array) -> jax.Array:
-        old = jax.lax.dynamic_slice_in_dim(ring, start, width, axis)
-        return jax.lax.dynamic_update_slice_in_dim(ring, jnp.where(where, columns, old), start, axis)
-
-    def contiguous(ring: jax.Array) -> jax.Array:
-        return write(ring, cursor - width, given, receives)
-
-    def wrapped(ring: jax.Array) -> jax.Array:
-        # turned by the cursor, the prompt's end lies at the ring's start, and its beginning in the ring's last P columns
-        turned = jnp.roll(given, cursor, axis)
-        shape = [1] * ring.ndim
-        shape[axis] = width
-        front = (jnp.arange(width) < cursor).reshape(shape)
-        ring = write(ring, jnp.zeros_like(cursor), turned, receives & front)
-        return write(ring, jnp.full_like(cursor, size - width), turned, receives & ~front)
-
-    return jax.lax.cond(cursor >= width, contiguous, wrapped, ring)
+def _write_behind(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
+    """Replace columns [cursor - P, cursor), modulo S, of one row by a prompt [1, .., P, ..]; `axis` is that of the columns."""
+    width, size = prompt.shape[axis], ring.shape[axis]
+    wraps = cursor < width
+    # turned by the cursor, a prompt that wraps ends at the ring's start and begins in the ring's last P columns
+    turned = jnp.roll(prompt, jnp.where(wraps, cursor, 0), axis)
+    places = jnp.arange(width).reshape([-1 if dim == axis else 1 for dim in range(ring.ndim)])
+    front = places < jnp.where(wraps, cursor, width)
+    for start, mine in ((jnp.maximum(cursor - width, 0), front), (size - width, ~front)):
+        corner = [jnp.int32(0)] * ring.ndim
+        corner[0], corner[axis] = row.astype(jnp.int32), jnp.asarray(start, jnp.int32)
+        old = jax.lax.dynamic_slice(ring, corner, prompt.shape)
+        ring = jax.lax.dynamic_update_slice(ring, jnp.where(mine, turned, old), corner)
+    return ring

@@ -1,0 +1,83 @@
+"""The loop with a real transformer: ring, refill and prefill against the uncached forward pass and against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.prompts import encode, render
+from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.policies.fixed import static
+from adaptive_jax.policies.token import token_adapter
+from adaptive_jax.tasks import arithmetic
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LM:
+    return load_lm("tiny")
+
+
+def prompts_of(lm: LM, budgets: list[int]) -> list[Prompt]:
+    problems = arithmetic.problems("validation", len(budgets))
+    texts = [render(lm.tokenizer, problem.question) for problem in problems]
+    return [Prompt(p.id, encode(lm.tokenizer, t), b) for p, t, b in zip(problems, texts, budgets, strict=True)]
+
+
+def test_greedy_completions_are_those_of_the_uncached_forward_pass(tiny: LM) -> None:
+    """11 prompts through 3 rows: rows are refilled at many cursors, past the ring's end too."""
+    prompts = prompts_of(tiny, [7, 30, 12, 25, 3, 18, 30, 9, 22, 30, 14])
+    done = rollout(tiny.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=tiny.stop_ids, rows=3, chunk=5)
+    size = 64  # room for the longest prompt and completion
+    texts = [list(prompt.tokens) for prompt in prompts]
+    alive = [True] * len(prompts)
+    while any(alive):
+        tokens = np.zeros((len(texts), size), np.int32)
+        mask = np.zeros((len(texts), size), bool)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)], mask[row, : len(text)] = text, True
+        logits = np.asarray(tiny(tokens, mask)[0])
+        for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+            if alive[row]:
+                text.append(int(logits[row, len(text) - 1].argmax()))
+                alive[row] = text[-1] not in tiny.stop_ids and len(text) < len(prompt.tokens) + prompt.budget
+    for n, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        assert done.new_tokens(n).tolist() == text[len(prompt.tokens) :]
+
+
+def test_sampled_completions_do_not_depend_on_company(tiny: LM) -> None:
+    prompts = prompts_of(tiny, [40, 25, 40, 10, 33, 40])
+    adapter = token_adapter(tiny.config.hidden_size, budget_scale=40)
+    options = {"key": jax.random.key(1), "stop_ids": tiny.stop_ids, "completions": 2}
+    together = rollout(tiny.decoder, adapter, prompts, rows=12, chunk=16, **options)
+    few_rows = rollout(tiny.decoder, adapter, prompts[::-1], rows=5, chunk=7, **options)
+    for index in range(6):
+        for j in range(2):
+            np.testing.assert_array_equal(
+                together.new_tokens(2 * index + j), few_rows.new_tokens(2 * (5 - index) + j), err_msg=f"{index} {j}"
+            )
+
+
+def test_insert_writes_behind_every_cursor(tiny: LM) -> None:
+    """Each cursor of a ring of 9 columns, prompts of width 4, against NumPy's modular indexing."""
+    config, rng = tiny.config, np.random.default_rng(0)
+    size, width, rows = 9, 4, 5
+    source = np.array([2, -1, 0, 2, -1], np.int32)
+
+    def filled(count: int, columns: int) -> KVCache:
+        empty = KVCache.zeros(config, count, columns, jnp.float32)
+        return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), empty)
+
+    ring, prompts = filled(rows, size), filled(3, width)
+    insert = jax.jit(tiny.decoder.insert)
+    for cursor in range(size):
+        done = insert(ring, prompts, jnp.asarray(source), jnp.int32(cursor))
+        columns = (cursor - width + np.arange(width)) % size
+        for layer in range(config.num_layers):
+            keys, values = np.array(ring.keys[layer]), np.array(ring.values[layer])
+            for row in np.flatnonzero(source >= 0):
+                keys[row][:, :, columns] = np.asarray(prompts.keys[layer])[source[row]]
+                values[row][:, columns] = np.asarray(prompts.values[layer])[source[row]]
+            np.testing.assert_array_equal(done.keys[layer], keys)
+            np.testing.assert_array_equal(done.values[layer], values)

@@ -1,0 +1,197 @@
+"""REINFORCE against exact enumeration of a two-step problem, and its parts against closed forms."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from adaptive_jax.learning.reinforce import Decisions, leave_one_out, pad_decisions, reinforce_loss, reinforce_update
+from tests.policies.adapters import random_adapter
+
+# The toy problem: two decisions, each one of A actions; what the second one sees depends on the first action.
+WIDTH, A = 3, 4
+POLICY = random_adapter(WIDTH, "hidden", scale=0.3)
+SEQUENCES = np.array(list(itertools.product(range(A), repeat=2)))
+FIRST = np.array([0.5, -1.0, 0.2], np.float32)
+AFTER = np.random.default_rng(0).normal(size=(A, WIDTH)).astype(np.float32)
+REWARDS = (np.random.default_rng(1).random((A, A)) < 0.4).astype(np.float32)
+NO_BONUS = jnp.float32(0.0)
+
+
+def sequence_probabilities(params: nnx.State) -> jax.Array:
+    """[A, A], pi(a1) pi(a2 | a1)."""
+    policy = POLICY.replace(params=params)
+    first = jax.nn.softmax(policy.logits(jnp.asarray(FIRST[None])))
+    return first.T * jax.nn.softmax(policy.logits(jnp.asarray(AFTER)))
+
+
+def random_batch(count: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, actions and advantages of decisions."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, WIDTH)).astype(np.float32)
+    return features, rng.integers(0, A, count), rng.normal(size=count).astype(np.float32)
+
+
+def bits(tree: object) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def gradient(batch: Decisions, bonus: jax.Array = NO_BONUS) -> nnx.State:
+    return jax.grad(lambda params: reinforce_loss(params, POLICY, batch, bonus)[0])(POLICY.params)
+
+
+def norm(tree: nnx.State) -> float:
+    return float(np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(tree))))
+
+
+def assert_close(left: nnx.State, right: nnx.State, tolerance: float = 1e-5) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leave_one_out_is_a_plain_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rewards = rng.random((20, 5)).astype(np.float32)
+    valid = rng.random((20, 5)) < 0.4
+    expected = np.zeros((20, 5))
+    for n, i in itertools.product(range(20), range(5)):
+        others = [rewards[n, j] for j in range(5) if j != i and valid[n, j]]
+        if valid[n, i] and others:
+            expected[n, i] = rewards[n, i] - sum(others) / len(others)
+    assert (valid.sum(axis=1) == 1).any()  # a group with no other valid completion
+    unknown = np.where(valid, rewards, np.nan)
+    advantages = leave_one_out(unknown, valid)
+    assert advantages.dtype == np.float32
+    np.testing.assert_allclose(advantages, expected, atol=1e-6)
+    np.testing.assert_allclose(leave_one_out(rewards), 1.25 * (rewards - rewards.mean(axis=1, keepdims=True)), atol=1e-6)
+
+
+def test_a_group_of_one_teaches_nothing() -> None:
+    np.testing.assert_array_equal(leave_one_out(np.ones((3, 1), np.float32)), np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("valid", "share"),
+    [
+        (None, 1 / 2),  # one completion, its advantage the reward itself
+        ([True, True], 2 / 4),
+        ([True, True, True], 3 / 6),
+        ([True, False, True], 2 / 6),  # decisions without a known reward count in the number that is divided by
+    ],
+)
+def test_expected_gradient_is_the_exact_one(valid: list[bool] | None, share: float) -> None:
+    """Every group of completions, weighted with its probability: -dJ/dparams, times valid completions over decisions."""
+    size = 1 if valid is None else len(valid)
+    groups = SEQUENCES[np.array(list(itertools.product(range(A * A), repeat=size)))]  # [A ** 2G, G, 2]
+    rewards = REWARDS[groups[..., 0], groups[..., 1]]
+    advantages = rewards if valid is None else leave_one_out(rewards, np.broadcast_to(valid, rewards.shape))
+    features = np.stack([np.broadcast_to(FIRST, (*rewards.shape, WIDTH)), AFTER[groups[..., 0]]], axis=2)
+    batches = Decisions(
+        features=jnp.asarray(features.reshape(len(groups), 2 * size, WIDTH)),
+        actions=jnp.asarray(groups.reshape(len(groups), 2 * size), jnp.int32),
+        advantages=jnp.asarray(np.repeat(advantages, 2, axis=1)),
+        weight=jnp.ones((len(groups), 2 * size)),
+    )
+    probability = np.asarray(sequence_probabilities(POLICY.params), np.float64)
+    weights = jnp.asarray(probability[groups[..., 0], groups[..., 1]].prod(axis=1), jnp.float32)
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-4)
+
+    @jax.jit
+    def estimate(params: nnx.State) -> nnx.State:
+        """The gradient is linear in the losses, so the weights may be put inside."""
+        loss = jax.vmap(lambda batch, params: reinforce_loss(params, POLICY, batch, NO_BONUS)[0], in_axes=(0, None))
+        return jax.grad(lambda params: jnp.sum(weights * loss(batches, params)))(params)
+
+    exact = jax.grad(lambda params: jnp.sum(sequence_probabilities(params) * REWARDS))(POLICY.params)
+    assert norm(exact) > 0.05
+    assert_close(estimate(POLICY.params), jax.tree.map(lambda g: -share * g, exact))
+
+
+def test_gradient_at_the_last_bias_in_closed_form() -> None:
+    """d log pi(a) / dz = onehot(a) - p and dH / dz = -p (log p + H), over 5 decisions in a batch of 8."""
+    features, actions, advantages = random_batch(5)
+    z = np.asarray(POLICY.logits(jnp.asarray(features)), np.float64)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(axis=1, keepdims=True)
+    policy_term = advantages[:, None] * (np.eye(A)[actions] - p)
+    entropy_term = -p * (np.log(p) + entropy)
+    for bonus in (0.0, 0.3):
+        found = gradient(pad_decisions(features, actions, advantages), jnp.float32(bonus))
+        np.testing.assert_allclose(
+            found["last"]["bias"][...], -(policy_term + bonus * entropy_term).mean(axis=0), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_metrics_are_means_over_decisions() -> None:
+    features, actions, advantages = random_batch(5)
+    loss, metrics = reinforce_loss(POLICY.params, POLICY, pad_decisions(features, actions, advantages), jnp.float32(0.1))
+    z = np.asarray(POLICY.logits(jnp.asarray(features)), np.float64)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(axis=1)
+    expected = -(advantages * np.log(p[np.arange(5), actions]) + 0.1 * entropy).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["policy_entropy"], entropy.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["action_probabilities"], p.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16)])
+def test_padding_goes_to_the_next_power_of_two(count: int, size: int) -> None:
+    batch = pad_decisions(*random_batch(count))
+    assert batch.features.shape == (size, WIDTH)
+    np.testing.assert_array_equal(batch.weight, [1] * count + [0] * (size - count))
+
+
+def test_padding_has_no_influence() -> None:
+    features, actions, advantages = random_batch(5)
+    padded = pad_decisions(features, actions, advantages)
+    plain = Decisions(jnp.asarray(features), jnp.asarray(actions, jnp.int32), jnp.asarray(advantages), jnp.ones(5))
+    beyond = jnp.arange(8) >= 5
+    poisoned = padded.replace(
+        features=jnp.where(beyond[:, None], 50.0, padded.features),
+        actions=jnp.where(beyond, A - 1, padded.actions),
+        advantages=jnp.where(beyond, 1e6, padded.advantages),
+    )
+    bonus = jnp.float32(0.2)
+    for batch in (padded, poisoned):
+        assert_close(gradient(batch, bonus), gradient(plain, bonus), 1e-6)
+
+
+def test_no_decision_at_all_changes_nothing() -> None:
+    adam = optax.adam(1e-2)
+    nothing = pad_decisions(*random_batch(0))
+    policy, _, metrics = reinforce_update(POLICY, adam.init(POLICY.params), nothing, jnp.float32(0.1), optimizer=adam)
+    assert metrics["applied"]
+    assert bits(policy.params) == bits(POLICY.params)
+
+
+def test_an_update_follows_the_gradient() -> None:
+    descent = optax.sgd(0.5)
+    batch = pad_decisions(*random_batch(8))
+    policy, _, metrics = reinforce_update(POLICY, descent.init(POLICY.params), batch, NO_BONUS, optimizer=descent)
+    found = gradient(batch)
+    assert_close(policy.params, jax.tree.map(lambda p, g: p - 0.5 * g, POLICY.params, found), 1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm(found), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], reinforce_loss(POLICY.params, POLICY, batch, NO_BONUS)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("field", ["features", "advantages"])
+def test_an_update_that_is_not_finite_is_left_out(field: str, poison: float) -> None:
+    batch = pad_decisions(*random_batch(8))
+    poisoned = batch.replace(**{field: getattr(batch, field).at[2].set(poison)})
+    adam = optax.adam(1e-2)
+    update = functools.partial(reinforce_update, entropy_bonus=NO_BONUS, optimizer=adam)
+    policy, opt_state, metrics = update(POLICY, adam.init(POLICY.params), batch)
+    assert metrics["applied"]
+    assert bits(policy.params) != bits(POLICY.params)
+    assert bits(opt_state) != bits(adam.init(POLICY.params))
+    same_policy, same_state, metrics = update(policy, opt_state, poisoned)
+    assert not metrics["applied"]
+    assert bits(same_policy.params) == bits(policy.params)
+    assert bits(same_state) == bits(opt_state)
