@@ -158,13 +158,21 @@ def score(environment: Environment, policy: Policy, name: str, budgets: tuple[in
 def opening_pass(
     training: Environment, config: MathToken, budgets: tuple[int, ...], seed: int, run: RunDirectory
 ) -> np.ndarray:
-    """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log."""
+    """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log.
+
+    Where none does, all of them: the run goes on, and later draws may still find a signal.
+    """
     uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", seed=seed)
     settings = config.settings(seed)
     with Progress(f"opening pass, seed {seed}", len(training) * settings.filter_completions) as progress:
         usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
     run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
     log.info("seed %d: %d of %d training questions carry a signal", seed, len(usable), len(training))
+    if len(usable) == 0:
+        log.warning(
+            "no training question was solved sometimes but not always: training on all of them, with little to learn from"
+        )
+        return np.arange(len(training))
     return usable
 
 
