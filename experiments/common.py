@@ -183,7 +183,7 @@ def fork_schedule(lm: LM) -> TokenSchedule:
 
 
 class Progress:
-    """One progress line with the time left; a context manager.
+    """One progress line with the time left, or on a console that is none a log line every ten seconds; a context manager.
 
     Args:
         label: what is being done.
@@ -191,23 +191,30 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int):
-        interactive = sys.stderr.isatty()
+        self._label, self._total = label, total
+        self._first: tuple[float, int] | None = None  # time and count of the first report; what is before it is compilation
+        self._told = time.monotonic()
         self._bar = tqdm(
             total=total,
             desc=label,
             leave=False,
-            mininterval=0.2 if interactive else 10.0,
+            disable=not sys.stderr.isatty(),
             bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left {postfix}",
             dynamic_ncols=True,
         )
-        self._base = 0
 
     def at_least(self, done: int, note: str = "") -> None:
-        """So much is done; a count that starts again from a small number goes on where the last one ended."""
-        if self._base + done < self._bar.n:
-            self._base = self._bar.n
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(self._base + done - self._bar.n)
+        """So much is done."""
+        now = time.monotonic()
+        if not self._bar.disable:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif self._first is None:
+            self._first = now, done
+        elif now - self._told >= 10.0 and done > self._first[1]:
+            self._told = now
+            left = (now - self._first[0]) / (done - self._first[1]) * (self._total - done)
+            log.info("%s: %d of %d, %s left %s", self._label, done, self._total, tqdm.format_interval(left), note)
 
     def __enter__(self) -> "Progress":
         return self
