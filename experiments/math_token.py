@@ -45,7 +45,7 @@ class MathToken(Config):
     """Train the token-level adapter and compare it with static baselines.
 
     Attributes:
-        updates: policy-gradient updates per adapter and seed (60; 10 for a real model on a CPU).
+        updates: policy-gradient updates per adapter and seed (60; 6 for a real model on a CPU).
         prompts: prompts per update, each with its own draw of the token budget (32; 8 for a real model on a CPU).
         completions: completions per prompt in training, for the leave-one-out baseline.
         learning_rate: of Adam.
@@ -68,7 +68,7 @@ class MathToken(Config):
     def settings(self, seed: int) -> TrainSettings:
         """The learner's settings of one training seed."""
         return TrainSettings(
-            updates=self.updates or (10 if self.slow else 60),
+            updates=self.updates or (6 if self.slow else 60),
             prompts=self.prompts or (8 if self.slow else 32),
             completions=self.completions,
             budgets=self.budgets,
