@@ -92,7 +92,9 @@ def train(
         trajectory, rewards, valid = collect(environment, adapter, settings, asked, budgets, update)
         advantages = leave_one_out(rewards, valid).reshape(-1)
         completion, step = np.nonzero(trajectory.decisions)
-        batch = pad_decisions(trajectory.features, trajectory.actions[completion, step], advantages[completion])
+        actions = trajectory.actions[completion, step]
+        known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
+        batch = pad_decisions(trajectory.features[known], actions[known], advantages[completion[known]])
         bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
         adapter, opt_state, learnt = reinforce_update(adapter, opt_state, batch, jnp.float32(bonus), optimizer=optimizer)
         skipped = 0 if bool(learnt["applied"]) else skipped + 1

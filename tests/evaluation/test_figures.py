@@ -1,0 +1,49 @@
+"""The figures are pictures that another program can read, and show something."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from adaptive_jax.evaluation.evaluate import Scores
+from adaptive_jax.evaluation.figures import budget_figure, training_figure
+from adaptive_jax.evaluation.results import rows_of
+
+
+def read(path: Path) -> np.ndarray:
+    """[H, W, 4] of a PNG file."""
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = imread(path)
+    height, width, _ = picture.shape
+    assert 300 < height < 1200
+    assert 500 < width < 4000
+    assert (picture[..., :3].reshape(-1, 3).min(axis=1) < 0.9).mean() > 0.01  # not a white sheet
+    return picture
+
+
+def curve(updates: int) -> list[dict[str, Any]]:
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), updates)
+    lines = [{"update": n + 1, "action_probabilities": share.tolist()} for n, share in enumerate(shares)]
+    for line in lines[:: max(updates // 3, 1)]:
+        line["validation_reward"] = 0.5
+    return lines
+
+
+@pytest.mark.parametrize("updates", [1, 2, 5, 30])
+def test_training_figure(tmp_path: Path, updates: int) -> None:
+    path = tmp_path / "training.png"
+    training_figure(path, {"entropy-only": curve(updates)}, ["greedy", "T = 0.5", "T = 1", "T = 1.25"])
+    narrow = read(path)
+    training_figure(path, dict.fromkeys(["entropy-only", "hidden", "budget"], curve(updates)), ["a", "b", "c", "d"])
+    assert read(path).shape[1] > 2 * narrow.shape[1]
+
+
+def test_budget_figure(tmp_path: Path) -> None:
+    rewards = (np.random.default_rng(0).random((50, 1, 3)) < 0.4).astype(np.float32)
+    runs = [Scores(rewards, np.ones(rewards.shape, bool))]
+    rows = [row for method in ("greedy", "entropy-only", "token adapter") for row in rows_of(method, "all", (8, 16, 32), runs)]
+    budget_figure(tmp_path / "three.png", rows)
+    budget_figure(tmp_path / "one.png", rows_of("greedy", "all", (64,), [Scores(rewards[:, :, :1], np.ones((50, 1, 1), bool))]))
+    assert not np.array_equal(read(tmp_path / "three.png"), read(tmp_path / "one.png"))

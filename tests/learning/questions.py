@@ -1,0 +1,40 @@
+"""Environments over the counting model: questions, and verdicts that are known beforehand."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+
+from adaptive_jax.decoding.rollout import Prompt
+from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
+
+STOP = 5
+SOFT_LM = SimpleNamespace(
+    decoder=CountingLM(jnp.asarray(successor_table(2.5))), stop_ids=(STOP,), config=SimpleNamespace(max_positions=256)
+)
+
+
+class GreedyPath:
+    """Questions whose right answers are what greedy decoding gives.
+
+    Args:
+        count: Q questions.
+    """
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        self.lm = SOFT_LM
+        self.prompts = [rng.integers(0, VOCABULARY, rng.integers(1, 8)).tolist() for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def prompt(self, index: int, budget: int) -> Prompt:
+        return Prompt(str(index), self.prompts[index], budget)
+
+    def rewards(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        right = [
+            row[:n].tolist() == greedy_completion(self.prompts[i], n, STOP)
+            for row, n, i in zip(tokens, lengths, asked, strict=True)
+        ]
+        return np.array(right, np.float32), np.ones(len(right), bool)

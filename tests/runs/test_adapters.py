@@ -1,0 +1,70 @@
+"""Adapters come back from disk as they were, and are found by name."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
+from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
+from tests.policies.adapters import random_adapter
+
+HIDDEN = 6
+
+
+def bits(adapter: TokenAdapter) -> list[tuple[np.dtype, bytes]]:
+    return [(leaf.dtype, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(adapter)]
+
+
+def save(run: Path, name: str, adapter: TokenAdapter) -> None:
+    save_adapter(run / "adapters" / name, adapter, hidden_size=HIDDEN)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with adapters of several methods and seeds; weights differ by seed."""
+    path = tmp_path_factory.mktemp("run")
+    for inputs in get_args(Inputs):
+        save(path, f"{inputs}-seed0", random_adapter(HIDDEN, inputs))
+    for seed in (10, 9):
+        save(path, f"{MAIN}-seed{seed}", random_adapter(HIDDEN, seed=seed))
+    return path
+
+
+@pytest.mark.parametrize("inputs", get_args(Inputs))
+def test_an_adapter_comes_back_bit_for_bit(run: Path, inputs: Inputs) -> None:
+    adapter, loaded = random_adapter(HIDDEN, inputs), load_adapter(run, method=inputs)
+    assert bits(loaded) == bits(adapter)
+    assert jax.tree.structure(loaded) == jax.tree.structure(adapter)  # static fields included: nothing is compiled anew
+
+
+def test_the_action_space_comes_back(tmp_path: Path) -> None:
+    settings = [SamplingParams(0.7, 0, 0.9, 0.0), SamplingParams(1 / 3, 40, 1.0, 0.05), SamplingParams(0.0)]
+    adapter = token_adapter(HIDDEN, actions=SamplingParams.stack(settings), width=8, budget_scale=1000)
+    save_adapter(tmp_path / "three", adapter, hidden_size=HIDDEN)
+    loaded = load_adapter(tmp_path / "three")
+    assert bits(loaded) == bits(adapter)
+    assert jax.tree.structure(loaded) == jax.tree.structure(adapter)
+    description = json.loads((tmp_path / "three" / "adapter.json").read_text())
+    assert description["hidden_size"] == HIDDEN
+    assert description["actions"]["top_k"] == [0, 40, 0]
+
+
+def test_method_and_seed_choose(run: Path) -> None:
+    for seed in (9, 10):
+        assert bits(load_adapter(run, seed=seed)) == bits(random_adapter(HIDDEN, seed=seed))
+        assert bits(load_adapter(run / "adapters" / f"{MAIN}-seed{seed}")) == bits(random_adapter(HIDDEN, seed=seed))
+    assert bits(load_adapter(str(run))) == bits(random_adapter(HIDDEN, seed=9))  # the first seed, by its number
+
+
+def test_what_is_not_there_is_told_with_what_is(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'sequence'.*it has: .*entropy-seed0.*hidden-seed0.*token-adapter-budget-seed9"):
+        load_adapter(run, method="sequence")
+    with pytest.raises(FileNotFoundError, match=r"seed 3.*token-adapter-budget-seed9"):
+        load_adapter(run, seed=3)
+    with pytest.raises(FileNotFoundError, match=r"nothing here.*it has: none"):
+        load_adapter(tmp_path / "nothing here")
