@@ -58,6 +58,7 @@ class Config:
         cot: ask step by step (all), for the answer alone (none), or half and half (mix).
         run_dir: where results go (runs/<experiment>-<time> if not given).
         rows: completions decoded side by side.
+        skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
     """
 
     model: str = "tiny"
@@ -71,24 +72,31 @@ class Config:
     cot: Cot = "all"
     run_dir: Path | None = None
     rows: int = 128
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         self.at_least(1, "limit", "train_limit", "seeds", "rows")
+        self.at_least(0, "seed")
         if any(budget < 1 for budget in self.budget):
-            raise SystemExit(f"error: --budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
+            raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
 
     def at_least(self, least: int, *flags: str) -> None:
-        """Ends the program with a line that names the flag where one of `flags` is below `least`."""
+        """Raises ValueError, naming the flag, where one of `flags` is below `least`."""
         for flag in flags:
             value = getattr(self, flag)
             if value is not None and value < least:
-                raise SystemExit(f"error: --{flag.replace('_', '-')} {value}: give at least {least}")
+                raise ValueError(f"--{flag.replace('_', '-')} {value}: give at least {least}")
 
     @property
     def budgets(self) -> tuple[int, ...]:
         """The token budgets, ascending."""
         default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
         return tuple(sorted(set(self.budget))) or default
+
+    @property
+    def training_seeds(self) -> range:
+        """The seeds of the training runs."""
+        return range(self.seed, self.seed + self.seeds)
 
     @property
     def slow(self) -> bool:
@@ -107,9 +115,11 @@ def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description
         logger.addHandler(_CONSOLE)
         logger.propagate = False
     try:
-        main(tyro.cli(config, description=description))
+        with asked_for():
+            chosen = tyro.cli(config, description=description)
+        main(chosen)
     except KeyboardInterrupt:
-        print("\ninterrupted: what was measured so far is in the run directory", file=sys.stderr)
+        print("\ninterrupted; what was written so far stays", file=sys.stderr)
         sys.exit(130)
 
 
@@ -154,14 +164,21 @@ def load_splits(config: Config) -> Splits:
             validation=load_problems("arithmetic", split="validation", limit=watched),
             train=load_problems("arithmetic", split="train", limit=trained),
         )
-    problems = load_problems(config.dataset, split="test")
+    problems = load_problems(config.dataset, split="test", skip_bad=config.skip_bad)
     test = problems[: config.limit]
     if config.train_dataset is not None:
-        others = load_problems(config.train_dataset, split="train")
+        others = load_problems(config.train_dataset, split="train", skip_bad=config.skip_bad)
     elif Path(config.dataset).suffix:
         others = problems[config.limit :]
     else:
-        others = load_problems(config.dataset, split="train")
+        try:
+            others = load_problems(config.dataset, split="train", skip_bad=config.skip_bad)
+        except ValueError as error:
+            raise ValueError(f"{error}; give --train-dataset") from error
+    if any(problem.kind == "code" for problem in (*problems, *others)):
+        raise ValueError(
+            f"--dataset {config.dataset} holds programming problems: this experiment asks for answers in \\boxed{{}}"
+        )
     held_out = {problem.id for problem in shared(others, test)}
     if held_out:
         log.info("%d training problems also stand among those to evaluate; they are left out", len(held_out))

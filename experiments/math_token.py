@@ -92,6 +92,8 @@ def main(config: MathToken) -> Path:
         for environment in (test, training, validation):
             environment.check(max(budgets))
         run = open_run("math_token", config)
+    resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
+    run.log(event="settings", test=len(test), training=len(training), validation=len(validation), **resolved)
     log.info(
         "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
         lm.name,
@@ -110,7 +112,7 @@ def main(config: MathToken) -> Path:
     for name, policy in baselines(lm, config).items():
         report(name, [score(test, policy, name, budgets, config)])
 
-    seeds = range(config.seed, config.seed + config.seeds)
+    seeds = config.training_seeds
     usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in seeds}
     curves: dict[str, list[Metrics]] = {}
     for method, (name, inputs) in ADAPTERS.items():
@@ -121,7 +123,7 @@ def main(config: MathToken) -> Path:
             scores.append(score(test, adapter, f"{name}, seed {seed}", budgets, config))
         report(name, scores)
     training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
-    budget_figure(run.path / "budgets.png", rows)
+    budget_figure(run.path / "budgets.png", rows, trained=[name for name, _ in ADAPTERS.values()])
     log.info("\n%s\n%.1f minutes; everything is in %s", markdown_table(rows), (time.monotonic() - start) / 60, run.path)
     run.close()
     return run.path
@@ -140,13 +142,11 @@ def baselines(lm: LM, config: MathToken) -> dict[str, Policy]:
 
 def score(environment: Environment, policy: Policy, name: str, budgets: tuple[int, ...], config: MathToken) -> Scores:
     """Pass@1 of a policy at every budget, with the same draws for every policy."""
-    sees_budget = isinstance(policy, TokenAdapter) and policy.inputs == "hidden+budget"
-    with Progress(f"evaluating {name}", len(environment) * (len(budgets) if sees_budget else 1)) as progress:
+    with Progress(f"evaluating {name}", len(environment) * (len(budgets) if policy.sees_budget else 1)) as progress:
         scores = evaluate(
             environment,
             policy,
             budgets,
-            sees_budget=sees_budget,
             key=jax.random.key(config.seed),
             rows=config.rows,
             on_progress=progress.at_least,
@@ -200,7 +200,7 @@ def train_adapter(
             run.log(method=method, seed=seed, **metrics)
             curve.append(metrics)
             progress.at_least(update, f"reward {metrics['reward']:.2f}")
-    save_adapter(run.path / "adapters" / f"{method}-seed{seed}", adapter, hidden_size=hidden_size)
+    save_adapter(run.path / "adapters" / f"{method}-seed{seed}", adapter)
     return adapter, curve
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("experiments.pretrain_tiny")  # __name__ is __main__ under python -m
 
+CONTEXT = 1024
 END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -49,7 +50,7 @@ class Config:
     """Pretrain the embedded model.
 
     Attributes:
-        out: directory for the model, its card and the training log.
+        out: directory for the model and the training log.
         steps: optimiser steps.
         rows: packed rows per step.
         row_length: tokens per packed row.
@@ -89,7 +90,9 @@ def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = transformers_module().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+    fast = transformers_module().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, model_max_length=CONTEXT
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -97,7 +100,9 @@ def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
 def packed_rows(
     tokenizer: "PreTrainedTokenizerFast", problems: list[Problem], config: Config
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless packed rows: one prompt, then as many of its solutions as fit.
+    """Endless packed rows: one prompt, then its solutions up to the first that does not fit.
+
+    That leaves long, much re-checked solutions out a little more often than short ones.
 
     Yields:
         tokens, positions, segment (0 prompt, 1.. solutions, -1 padding): int32 [row_length]; weight: float32, 1 on the
@@ -156,7 +161,7 @@ def main(config: Config) -> None:
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.hidden_size // config.num_heads,
-        max_positions=1024,
+        max_positions=CONTEXT,
         rope=RopeConfig(theta=10_000.0),
         qk_norm=True,
     )
@@ -220,6 +225,11 @@ def export(config: Config, lm_config: LMConfig, params: nnx.State, tokenizer: "P
     """Write the Hugging Face directory: config.json, generation_config.json, model.safetensors and the tokenizer."""
     save_hf(config.out, lm_config, params)
     tokenizer.save_pretrained(config.out)
+    saved = config.out / "tokenizer_config.json"
+    # the class that transformers 4 and 5 both know; 5 writes one of its own
+    portable = json.loads(saved.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    portable.pop("backend", None)
+    saved.write_text(json.dumps(portable, indent=2) + "\n")
     (config.out / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.eos_token_id}) + "\n")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
     (config.out / "pretraining.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -66,6 +66,11 @@ def generate(
     """
     if isinstance(prompts, str):
         raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
+    for name, value in (("n", n), ("rows", rows)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
+    if not prompts:
+        return []
     budgets = _budgets(budget, max_new_tokens, len(prompts))
     seen: Counter[str] = Counter()
     asked = []
@@ -113,7 +118,7 @@ def _completion(trajectory: Trajectory, index: int, text: str) -> Completion:
     length = trajectory.lengths[index]
     return Completion(
         text=text,
-        tokens=trajectory.tokens[index, :length],
+        tokens=trajectory.new_tokens(index),
         actions=trajectory.actions[index, :length],
         finish_reason="stop" if trajectory.stopped[index] else "budget",
     )

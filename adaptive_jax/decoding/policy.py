@@ -54,6 +54,8 @@ class Policy(Protocol):
     Attributes:
         actions: the action space, `SamplingParams` of shape [A].
         learns: whether its steps are decisions and its features are recorded (static).
+        sees_budget: whether its actions depend on the token budget (static). Where they don't, the completion at a smaller
+            budget is a prefix of the one at a larger budget.
     """
 
     @property
@@ -61,6 +63,9 @@ class Policy(Protocol):
 
     @property
     def learns(self) -> bool: ...
+
+    @property
+    def sees_budget(self) -> bool: ...
 
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         """The action a completion holds, int32 [N], chosen before its first token; uniform is float32 [N]."""

@@ -1,6 +1,7 @@
 """Rollouts: prompts in, a `Trajectory` out. The host's half of the loop: prefill, admission, harvest."""
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ def rollout(
     rows: int = 128,
     chunk: int = 16,
     max_positions: int | None = None,
+    prompt_width: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> Trajectory:
     """Decode `completions` completions of every prompt under a policy.
@@ -61,6 +63,8 @@ def rollout(
         rows: how many completions are decoded side by side.
         chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
         max_positions: the model's context, in tokens.
+        prompt_width: width in tokens that shorter prompts are padded to; several rollouts with one width (that of the longest
+            prompt of all) and one largest budget share a compilation.
         on_progress: called with the number of completions that have ended.
 
     Raises:
@@ -74,11 +78,13 @@ def rollout(
     check_prompts(prompts, max_positions)
     total = len(prompts) * completions
     rows = min(rows, total)
-    size = _round_up(max(_round_up(len(p.tokens)) + p.budget for p in prompts))
+    columns = _round_up(max(prompt_width, *(len(p.tokens) for p in prompts)))
+    size = _round_up(columns + max(p.budget for p in prompts))
     # long budgets first: what is left at the end, when no completion waits any more, is short
     order = sorted(range(len(prompts)), key=lambda i: -prompts[i].budget)
     keys = loop.completion_keys(key, *_identities(prompts, completions))
-    waves = _waves(decoder, prompts, completions, order, min(len(prompts), -(-rows // completions)))
+    width = min(len(prompts), -(-rows // completions))
+    waves = _waves(decoder, prompts, completions, order, width, columns)
     stops = jnp.asarray(stop_ids, jnp.int32)
 
     budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
@@ -126,15 +132,15 @@ def _identities(prompts: Sequence[Prompt], completions: int) -> tuple[jax.Array,
 
 def check_prompts(prompts: Sequence[Prompt], max_positions: int | None) -> None:
     """Raises ValueError for an empty prompt, a budget below 1, or a prompt that does not fit the context with its budget."""
-    for prompt in prompts:
-        count = len(prompt.tokens)
+    for index, prompt in enumerate(prompts):
+        count, name = len(prompt.tokens), f"prompt {index} ({reprlib.repr(prompt.id)})"
         if count == 0:
-            raise ValueError(f"prompt {prompt.id!r} is empty: it needs at least one token")
+            raise ValueError(f"{name} is empty: it needs at least one token")
         if prompt.budget < 1:
-            raise ValueError(f"prompt {prompt.id!r} has a token budget of {prompt.budget}: give at least 1")
+            raise ValueError(f"{name} has a token budget of {prompt.budget}: give at least 1")
         if max_positions is not None and count + prompt.budget > max_positions:
             raise ValueError(
-                f"prompt {prompt.id!r} has {count} tokens, which with a token budget of {prompt.budget} do not fit the "
+                f"{name} has {count} tokens, which with a token budget of {prompt.budget} do not fit the "
                 f"model's context of {max_positions}: shorten the prompt or lower the budget"
             )
 
@@ -153,11 +159,12 @@ class _Wave:
     prompt_tokens: int
 
 
-def _waves(decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int) -> Iterator[_Wave]:
-    """Prefill the prompts, `width` at a time: only those whose completions are about to start occupy memory."""
+def _waves(
+    decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int, columns: int
+) -> Iterator[_Wave]:
+    """Prefill the prompts, padded to `columns`, `width` at a time: only those that are about to start occupy memory."""
     for start in range(0, len(order), width):
         members = order[start : start + width]
-        columns = _round_up(max(len(prompts[i].tokens) for i in members))
         tokens = np.zeros((width, columns), np.int32)
         lengths = np.ones(width, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
         for row, index in enumerate(members):

@@ -9,8 +9,8 @@ Every filter is then one cut per row: a token survives if its weight is above it
 - A token is drawn by inverting the cumulative distribution, in token order, with one uniform number per row: first
   over the sums of blocks, then inside the chosen block.
 
-So there is no sort of the vocabulary, no random number per token, no temporary of the size of the logits, and one
-compile for all settings, every parameter being traced.
+So there is no sort of the vocabulary, no random number per token, and one compile for all settings, every parameter
+being traced.
 
 Shapes: B rows, V vocabulary, N blocks of BLOCK tokens (the last one padded with weight 0), R rows of a group.
 """

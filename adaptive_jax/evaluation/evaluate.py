@@ -33,7 +33,6 @@ def evaluate(
     policy: Policy,
     budgets: Sequence[int],
     *,
-    sees_budget: bool,
     key: jax.Array,
     completions: int = 1,
     rows: int = 256,
@@ -47,14 +46,13 @@ def evaluate(
         environment: Q questions.
         policy: what chooses the sampling actions.
         budgets: K token budgets.
-        sees_budget: whether the policy's actions depend on the budget.
         key: typed PRNG key; with the same key every policy gets the same draws.
         completions: G per question.
         rows: how many completions are decoded side by side.
         on_progress: called with the number of completions that have ended.
     """
     lm, count = environment.lm, len(environment)
-    rolled = list(budgets) if sees_budget else [max(budgets)]
+    rolled = list(budgets) if policy.sees_budget else [max(budgets)]
     trajectory = rollout(
         lm.decoder,
         policy,
@@ -64,12 +62,13 @@ def evaluate(
         completions=completions,
         rows=rows,
         max_positions=lm.config.max_positions,
+        prompt_width=environment.prompt_width,
         on_progress=on_progress,
     )
     asked = np.repeat(np.arange(count), completions)
     rewards, valid = np.zeros((2, count, completions, len(budgets)), np.float32)
     for k, budget in enumerate(budgets):
-        start = k * len(asked) if sees_budget else 0
+        start = k * len(asked) if policy.sees_budget else 0
         own = slice(start, start + len(asked))
         used = np.minimum(trajectory.lengths[own], budget)
         reward, known = environment.rewards(trajectory.tokens[own], used, asked)

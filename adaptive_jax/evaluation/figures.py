@@ -1,6 +1,6 @@
 """The two figures of a training experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,20 @@ def training_figure(
     figure.savefig(path, dpi=150)
 
 
-def budget_figure(path: Path, rows: Sequence[Row]) -> None:
-    """Accuracy against token budget, a line per method, bars for the binomial 95% interval."""
+def budget_figure(path: Path, rows: Sequence[Row], trained: Collection[str] = ()) -> None:
+    """Accuracy against token budget, bars for the binomial 95% interval; a line per method, solid for those `trained`."""
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     panel = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method and row.budget != MEAN]
-        learnt = "adapter" in method or "entropy" in method
         panel.errorbar(
             [row.budget for row in own],
             [row.value for row in own],
             yerr=[row.ci95 for row in own],
             label=method,
             capsize=2,
-            linewidth=2.2 if learnt else 1.1,
-            linestyle="-" if learnt else "--",
+            linewidth=2.2 if method in trained else 1.1,
+            linestyle="-" if method in trained else "--",
             marker="o",
             markersize=4,
         )

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
-from adaptive_jax.decoding.rollout import Prompt, check_prompts
+from adaptive_jax.decoding.rollout import Prompt, check_prompts, problem_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards
@@ -25,9 +25,12 @@ class Question:
 
 
 def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
-    """How problems are asked: "all" step by step, "none" directly, "mix" half and half, in turn (our reading of mix CoT)."""
+    """How problems are asked: "all" step by step, "none" directly, "mix" half and half (our reading of mix CoT).
+
+    Which half a problem falls into is decided by its id, so it does not depend on the order or number of problems.
+    """
     if cot == "mix":
-        return [Question(problem, cot=index % 2 == 0) for index, problem in enumerate(problems)]
+        return [Question(problem, cot=bool(problem_digest(f"cot {problem.id}")[0] % 2)) for problem in problems]
     return [Question(problem, cot=cot == "all") for problem in problems]
 
 
@@ -48,6 +51,11 @@ class Environment:
         """Raises ValueError for a question that does not fit the model's context with a token budget of `budget`."""
         prompts = [self.prompt(index, budget) for index in range(len(self))]
         check_prompts(prompts, self.lm.config.max_positions)
+
+    @property
+    def prompt_width(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(tokens) for tokens in self._tokens)
 
     def __len__(self) -> int:
         return len(self.questions)

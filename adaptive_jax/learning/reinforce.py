@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +81,8 @@ def reinforce_loss(
     Returns:
         The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A].
     """
+    chex.assert_rank([batch.features, batch.actions], [2, 1])
+    chex.assert_equal_shape([batch.actions, batch.advantages, batch.weight])
     log_probability = jax.nn.log_softmax(policy.replace(params=params).logits(batch.features), axis=-1)
     chosen = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
     probability = jnp.exp(log_probability)
@@ -111,11 +114,12 @@ def reinforce_update(
     (loss, metrics), gradients = gradient_of(policy.params, policy, batch, entropy_bonus)
     norm = optax.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    decided = jnp.any(batch.weight > 0)  # without a decision there is nothing to follow, momentum included
     updates, new_state = optimizer.update(gradients, opt_state, policy.params)
     new_params = optax.apply_updates(policy.params, updates)
 
     def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        return jax.tree.map(lambda a, b: jnp.where(finite & decided, a, b), new, old)
 
     metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
     return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics

@@ -1,11 +1,13 @@
 """The training loop: rollouts under the current policy, rewards from a grader, one REINFORCE update, again.
 
-What an update does depends on the settings and its number only (prompts, budgets and keys are derived from both), never on
-what the process did before, so a run can be continued at any update.
+Which prompts, budgets and keys an update uses follows from the settings and its number alone, never from what the process
+did before.
 """
 
 import dataclasses
+import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +44,7 @@ class TrainSettings:
         filter_completions: completions per prompt of the opening pass that finds prompts without signal; 0 skips it.
         max_skipped: updates in a row that may be skipped for a loss or gradient that is not finite.
         rows: how many completions are decoded side by side.
-        seed: fixes the initial weights, the prompts, the budgets and every draw.
+        seed: fixes the prompts, the budgets and every draw.
     """
 
     updates: int = 60
@@ -84,9 +86,9 @@ def train(
         raise ValueError("no question carries a signal: every one is always or never solved at these budgets")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
-    optimizer = optax.adam(settings.learning_rate)
+    optimizer = _adam(settings.learning_rate)
     opt_state = optimizer.init(adapter.params)
-    skipped = 0
+    skipped = total_skipped = 0
     for update in range(1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
         trajectory, rewards, valid = collect(environment, adapter, settings, asked, budgets, update)
@@ -98,6 +100,7 @@ def train(
         bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
         adapter, opt_state, learnt = reinforce_update(adapter, opt_state, batch, jnp.float32(bonus), optimizer=optimizer)
         skipped = 0 if bool(learnt["applied"]) else skipped + 1
+        total_skipped += skipped > 0
         if skipped:
             log.warning("update %d was skipped: its loss or gradient is not finite (%d in a row)", update, skipped)
         if skipped > settings.max_skipped:
@@ -111,6 +114,7 @@ def train(
                 "update": update,
                 "reward": float((rewards * valid).sum() / max(valid.sum(), 1)),
                 "grader_errors": int((~valid).sum()),
+                "skipped_updates": total_skipped,
                 "decisions": len(completion),
                 "new_tokens": float(trajectory.lengths.mean()),
                 "useful_row_steps": float(trajectory.lengths.sum() / trajectory.row_steps),
@@ -119,9 +123,15 @@ def train(
         )
 
 
+@functools.cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    """The same object for the same rate: it is static in a jitted function, and another one would be compiled again."""
+    return optax.adam(learning_rate)
+
+
 def usable_questions(
     environment: Environment,
-    adapter: Policy,
+    policy: Policy,
     settings: TrainSettings,
     on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
@@ -134,7 +144,7 @@ def usable_questions(
         return np.arange(count)
     budgets = np.random.default_rng([settings.seed, 0]).choice(settings.budgets, count)
     opening = dataclasses.replace(settings, completions=settings.filter_completions)
-    _, rewards, valid = collect(environment, adapter, opening, np.arange(count), budgets, 0, on_progress)
+    _, rewards, valid = collect(environment, policy, opening, np.arange(count), budgets, 0, on_progress)
     return np.flatnonzero(has_signal(rewards, valid))
 
 
@@ -161,15 +171,22 @@ def collect(
 ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
     """Rollouts of questions `asked` [N] and their rewards, float32 [N, G] where valid, bool [N, G]."""
     lm = environment.lm
+    prompts, seen = [], Counter[int]()
+    for index, budget in zip(asked.tolist(), budgets.tolist(), strict=True):
+        # a question that comes twice goes on counting its completions, so that its draws differ
+        first = seen[index] * settings.completions
+        prompts.append(dataclasses.replace(environment.prompt(index, budget), first_completion=first))
+        seen[index] += 1
     trajectory = rollout(
         lm.decoder,
         policy,
-        [environment.prompt(int(index), int(budget)) for index, budget in zip(asked, budgets, strict=True)],
+        prompts,
         key=jax.random.fold_in(jax.random.key(settings.seed), update),
         stop_ids=lm.stop_ids,
         completions=settings.completions,
         rows=settings.rows,
         max_positions=lm.config.max_positions,
+        prompt_width=environment.prompt_width,
         on_progress=on_progress,
     )
     rewards, valid = environment.rewards(trajectory.tokens, trajectory.lengths, np.repeat(asked, settings.completions))

@@ -24,6 +24,10 @@ class MixedPolicy:
     def learns(self) -> bool:
         return False
 
+    @property
+    def sees_budget(self) -> bool:
+        return False
+
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         count = len(self.actions)
         return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)

@@ -26,6 +26,10 @@ class TokenSchedule:
     def learns(self) -> bool:
         return False
 
+    @property
+    def sees_budget(self) -> bool:
+        return False
+
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         return jnp.zeros(uniform.shape, jnp.int32)
 

@@ -23,6 +23,7 @@ class TokenAdapter:
         params: of the MLP.
         actions: the action space, shape [A].
         graphdef: of the MLP (static).
+        hidden_size: D of the language model (static).
         inputs: what it sees (static): "hidden+budget" is the paper's adapter, "hidden" drops b_t, "entropy" sees only the
             entropy of the next-token distribution.
         budget_scale: tokens that the budget encoding maps to 1 (static); the largest budget in training.
@@ -32,6 +33,7 @@ class TokenAdapter:
     params: nnx.State
     actions: SamplingParams
     graphdef: nnx.GraphDef = struct.field(pytree_node=False)
+    hidden_size: int = struct.field(pytree_node=False)
     inputs: Inputs = struct.field(pytree_node=False, default="hidden+budget")
     budget_scale: int = struct.field(pytree_node=False, default=1024)
     argmax: bool = struct.field(pytree_node=False, default=False)
@@ -39,6 +41,10 @@ class TokenAdapter:
     @property
     def learns(self) -> bool:
         return True
+
+    @property
+    def sees_budget(self) -> bool:
+        return self.inputs == "hidden+budget"
 
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         return jnp.zeros(uniform.shape, jnp.int32)
@@ -57,8 +63,16 @@ class TokenAdapter:
 
         The hidden state is divided by its root mean square. The remaining budget (not specified by the paper) is encoded twice:
         b_t / scale tells large budgets apart, log(1 + b_t) / log(1 + scale) small ones.
+
+        Raises:
+            ValueError: the hidden state is not as wide as that of the model the adapter belongs to.
         """
         hidden = observation.hidden
+        if hidden.shape[-1] != self.hidden_size:
+            raise ValueError(
+                f"this adapter belongs to a model of hidden size {self.hidden_size}, and this one has {hidden.shape[-1]}: "
+                "use the model that it was trained on"
+            )
         if self.inputs == "entropy":
             return observation.entropy[:, None].astype(hidden.dtype)
         wide = hidden.astype(jnp.float32)
@@ -96,4 +110,4 @@ def token_adapter(
         actions = SamplingParams.stack([SamplingParams(temperature) for temperature in PAPER_ACTIONS])
     size = {"hidden+budget": hidden_size + 2, "hidden": hidden_size, "entropy": 1}[inputs]
     graphdef, params = nnx.split(MLP(size, width, len(actions), rngs=nnx.Rngs(seed)))
-    return TokenAdapter(params, actions, graphdef, inputs, budget_scale)
+    return TokenAdapter(params, actions, graphdef, hidden_size, inputs, budget_scale)

@@ -1,6 +1,7 @@
 """Trained adapters on disk: parameters by orbax, everything else that makes the policy in a small JSON file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ DESCRIPTION = "adapter.json"
 MAIN = "token-adapter-budget"
 
 
-def save_adapter(directory: Path, adapter: TokenAdapter, *, hidden_size: int) -> None:
-    """Write an adapter to a new directory; `hidden_size` is D of the language model that it was trained on."""
+def save_adapter(directory: Path, adapter: TokenAdapter) -> None:
+    """Write an adapter to a new directory."""
     actions = {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()}
     description = {
         "kind": "token",
         "inputs": adapter.inputs,
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "budget_scale": adapter.budget_scale,
-        "hidden_size": hidden_size,
+        "hidden_size": adapter.hidden_size,
         "actions": actions,
     }
     with ocp.StandardCheckpointer() as checkpointer:
@@ -45,14 +46,12 @@ def load_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = Non
     """
     directory = Path(path)
     if not (directory / DESCRIPTION).is_file():
-        found = sorted(p.parent.name for p in directory.glob(f"adapters/*/{DESCRIPTION}"))
-        wanted = [
-            name for name in found if name.startswith(f"{method}-seed") and seed in (None, int(name.rpartition("seed")[2]))
-        ]
-        if not wanted:
+        found = sorted(file.parent.name for file in directory.glob(f"adapters/*/{DESCRIPTION}"))
+        seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
+        if not seeds or seed not in (None, *seeds):
             which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
             raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
-        directory = directory / "adapters" / wanted[0]
+        directory = directory / "adapters" / seeds[min(seeds) if seed is None else seed]
     description: dict[str, Any] = json.loads((directory / DESCRIPTION).read_text())
     actions = SamplingParams(**{name: np.asarray(value) for name, value in description["actions"].items()})
     adapter = token_adapter(

@@ -34,9 +34,10 @@ class RunDirectory:
         self.path = path
         if (path / "config.json").exists():
             raise FileExistsError(f"{path} holds a run already: choose another --run-dir, or remove it")
+        machine = environment()
         path.mkdir(parents=True, exist_ok=True)
         self.write_json("config.json", dataclasses.asdict(config))
-        self.write_json("environment.json", environment())
+        self.write_json("environment.json", machine)
         self._metrics = (path / "metrics.jsonl").open("a")
 
     def log(self, **metrics: Any) -> None:

@@ -167,8 +167,8 @@ def test_distribution_of_first_tokens() -> None:
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        (Prompt("x", [], 4), {}, "'x' is empty"),
-        (Prompt("x", [1], 0), {}, "'x' has a token budget of 0"),
+        (Prompt("x", [], 4), {}, r"prompt 0 \('x'\) is empty"),
+        (Prompt("x", [1], 0), {}, r"prompt 0 \('x'\) has a token budget of 0"),
         (Prompt("x", [1] * 9, 4), {"max_positions": 12}, "9 tokens.*budget of 4.*context of 12"),
         (Prompt("x", [1], 4), {"rows": 0}, "rows is 0"),
         (Prompt("x", [1], 4), {"completions": 0}, "completions is 0"),

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from adaptive_jax.evaluation.evaluate import Scores, evaluate
+from adaptive_jax.evaluation.evaluate import evaluate
 from adaptive_jax.learning.environment import Environment, questions
 from adaptive_jax.lm.model import load_lm
-from adaptive_jax.policies.fixed import static
+from adaptive_jax.policies.fixed import MixedPolicy, static
+from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.tasks.loading import load_problems
 from tests.decoding.counting_lm import greedy_completion
 from tests.learning.questions import STOP, GreedyPath
@@ -24,11 +25,11 @@ class Measured(GreedyPath):
 
 
 @pytest.mark.parametrize("sees_budget", [False, True])
-def test_scores_lie_where_they_belong(sees_budget: bool) -> None:
+def test_scores_lie_where_they_belong(sees_budget: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MixedPolicy, "sees_budget", sees_budget)
     environment, budgets = Measured(8), (9, 2, 30)
     seen: list[int] = []
-    options = {"sees_budget": sees_budget, "key": KEY, "completions": 2, "rows": 16, "on_progress": seen.append}
-    scores = evaluate(environment, static(0.0), budgets, **options)
+    scores = evaluate(environment, static(0.0), budgets, key=KEY, completions=2, rows=16, on_progress=seen.append)
     assert scores.rewards.shape == scores.valid.shape == (8, 2, 3)
     for q in range(8):
         whole = len(greedy_completion(environment.prompts[q], 30, STOP))
@@ -39,26 +40,28 @@ def test_scores_lie_where_they_belong(sees_budget: bool) -> None:
     assert seen[-1] == (48 if sees_budget else 16)
 
 
-def test_a_policy_that_sees_the_budget_needs_a_rollout_for_each() -> None:
+def test_a_policy_that_sees_the_budget_is_rolled_out_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     environment, policy = GreedyPath(40), random_adapter(2, "hidden+budget", scale=3.0)
     options = {"key": KEY, "completions": 2, "rows": 16}
-    once, each = (evaluate(environment, policy, (3, 30), sees_budget=sees, **options) for sees in (False, True))
-    np.testing.assert_array_equal(once.rewards[:, :, 1], each.rewards[:, :, 1])
-    assert not np.array_equal(once.rewards[:, :, 0], each.rewards[:, :, 0])
+    each = evaluate(environment, policy, (3, 30), **options)
+    for k, budget in enumerate((3, 30)):
+        alone = evaluate(environment, policy, (budget,), **options)
+        np.testing.assert_array_equal(alone.rewards[:, :, 0], each.rewards[:, :, k])
+    monkeypatch.setattr(TokenAdapter, "sees_budget", False)
+    prefixes = evaluate(environment, policy, (3, 30), **options)
+    assert not np.array_equal(prefixes.rewards[:, :, 0], each.rewards[:, :, 0])
 
 
-def test_one_rollout_is_enough_for_a_policy_that_ignores_the_budget() -> None:
+def test_one_rollout_is_enough_for_a_policy_that_ignores_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the embedded model."""
     lm = load_lm("tiny")
     environment = Environment(lm, questions(load_problems("arithmetic", limit=24), "none"))
 
-    def score(budgets: tuple[int, ...], sees_budget: bool) -> Scores:
-        return evaluate(environment, static(0.7), budgets, sees_budget=sees_budget, key=KEY, rows=8)
-
-    once, each = score((3, 24), False), score((3, 24), True)
+    once = evaluate(environment, static(0.7), (3, 24), key=KEY, rows=8)
+    monkeypatch.setattr(MixedPolicy, "sees_budget", True)
+    each = evaluate(environment, static(0.7), (3, 24), key=KEY, rows=8)
     np.testing.assert_array_equal(once.rewards, each.rewards)
     np.testing.assert_array_equal(once.valid, each.valid)
     assert once.valid.all()
-    np.testing.assert_array_equal(score((24,), True).rewards[:, :, 0], once.rewards[:, :, 1])
     assert set(np.unique(once.rewards)) <= {0, 1}
     assert 0 < once.accuracy()[1] < 1

@@ -1,5 +1,6 @@
 """The figures are pictures that another program can read, and show something."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,8 @@ def test_budget_figure(tmp_path: Path) -> None:
     runs = [Scores(rewards, np.ones(rewards.shape, bool))]
     rows = [row for method in ("greedy", "entropy-only", "token adapter") for row in rows_of(method, "all", (8, 16, 32), runs)]
     budget_figure(tmp_path / "three.png", rows)
-    budget_figure(tmp_path / "one.png", rows_of("greedy", "all", (64,), [Scores(rewards[:, :, :1], np.ones((50, 1, 1), bool))]))
-    assert not np.array_equal(read(tmp_path / "three.png"), read(tmp_path / "one.png"))
+    budget_figure(tmp_path / "trained.png", rows, trained=["entropy-only"])
+    alone = Scores(rewards[:, :, :1], np.ones((50, 1, 1), bool))
+    budget_figure(tmp_path / "one.png", rows_of("greedy", "all", (64,), [alone]))
+    pictures = [read(tmp_path / f"{name}.png") for name in ("three", "trained", "one")]
+    assert not any(np.array_equal(left, right) for left, right in itertools.combinations(pictures, 2))

@@ -29,6 +29,10 @@ class GreedyPath:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def prompt_width(self) -> int:
+        return max(map(len, self.prompts))
+
     def prompt(self, index: int, budget: int) -> Prompt:
         return Prompt(str(index), self.prompts[index], budget)
 

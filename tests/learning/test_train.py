@@ -126,6 +126,7 @@ def test_skipped_updates_with_good_ones_between_are_survived(caplog: pytest.LogC
     settings = dataclasses.replace(SETTINGS, updates=7, max_skipped=2)
     run = list(train(Failing(bad={1, 2, 4, 5, 7}), untrained(), settings, usable=EVERY))
     assert [metrics["applied"] for _, metrics in run] == [False, False, True, False, False, True, False]
+    assert [metrics["skipped_updates"] for _, metrics in run] == [1, 2, 2, 3, 4, 4, 5]
     adapters = [weights(adapter) for adapter, _ in run]
     assert adapters[0] == adapters[1] == weights(untrained())
     assert adapters[1] != adapters[2] == adapters[3] == adapters[4] != adapters[5] == adapters[6]

@@ -34,6 +34,7 @@ def test_static_is_one_setting() -> None:
     policy = static(0.7, top_k=5, top_p=0.9, min_p=0.1)
     assert len(policy.actions) == 1
     assert not policy.learns
+    assert not policy.sees_budget
     assert policy.actions[0] == SamplingParams.stack([SamplingParams(0.7, 5, 0.9, 0.1)])[0]
     held = begin(policy, np.array([0, 0.4, LARGEST_UNIFORM]))
     np.testing.assert_array_equal(held, [0, 0, 0])
@@ -66,6 +67,7 @@ def test_schedule_acts_by_the_token_before() -> None:
         SamplingParams.stack([SamplingParams(0.0), SamplingParams(0.5), SamplingParams(1.25)]), jnp.asarray([4, 9], jnp.int32)
     )
     assert not policy.learns
+    assert not policy.sees_budget
     held = begin(policy, np.linspace(0, 0.9, 6))
     np.testing.assert_array_equal(held, np.zeros(6))
     for uniform in (0.0, 0.99):

@@ -61,6 +61,7 @@ def test_holds_nothing_and_learns() -> None:
     prompt = PromptObservation(last=state, mean=state, samples=jnp.full(5, 8, jnp.int32), budget=jnp.full(5, 64, jnp.int32))
     np.testing.assert_array_equal(adapter.begin(prompt, jnp.linspace(0, 0.9, 5)), np.zeros(5, np.int32))
     assert adapter.learns
+    assert [random_adapter(HIDDEN, inputs).sees_budget for inputs in VARIANTS] == ["budget" in inputs for inputs in VARIANTS]
 
 
 @pytest.mark.parametrize("inputs", VARIANTS)
@@ -137,6 +138,12 @@ def test_argmax_takes_the_most_probable_action() -> None:
     assert len(set(expected.tolist())) > 1
     for uniform in (0.0, 0.999):
         np.testing.assert_array_equal(draw(adapter, observation, np.full(40, uniform)), expected)
+
+
+@pytest.mark.parametrize("inputs", ["hidden+budget", "hidden"])
+def test_another_models_adapter_is_refused(inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match="model of hidden size 7, and this one has 6"):
+        token_adapter(HIDDEN + 1, inputs=inputs).features(observe(1))
 
 
 def test_the_seed_fixes_the_weights() -> None:

@@ -21,7 +21,7 @@ def bits(adapter: TokenAdapter) -> list[tuple[np.dtype, bytes]]:
 
 
 def save(run: Path, name: str, adapter: TokenAdapter) -> None:
-    save_adapter(run / "adapters" / name, adapter, hidden_size=HIDDEN)
+    save_adapter(run / "adapters" / name, adapter)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_an_adapter_comes_back_bit_for_bit(run: Path, inputs: Inputs) -> None:
 def test_the_action_space_comes_back(tmp_path: Path) -> None:
     settings = [SamplingParams(0.7, 0, 0.9, 0.0), SamplingParams(1 / 3, 40, 1.0, 0.05), SamplingParams(0.0)]
     adapter = token_adapter(HIDDEN, actions=SamplingParams.stack(settings), width=8, budget_scale=1000)
-    save_adapter(tmp_path / "three", adapter, hidden_size=HIDDEN)
+    save_adapter(tmp_path / "three", adapter)
     loaded = load_adapter(tmp_path / "three")
     assert bits(loaded) == bits(adapter)
     assert jax.tree.structure(loaded) == jax.tree.structure(adapter)
@@ -62,7 +62,7 @@ def test_method_and_seed_choose(run: Path) -> None:
 
 
 def test_what_is_not_there_is_told_with_what_is(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"'sequence'.*it has: .*entropy-seed0.*hidden-seed0.*token-adapter-budget-seed9"):
+    with pytest.raises(FileNotFoundError, match=r"'sequence'.*has: entropy-seed0, .*hidden-seed0, token-"):
         load_adapter(run, method="sequence")
     with pytest.raises(FileNotFoundError, match=r"seed 3.*token-adapter-budget-seed9"):
         load_adapter(run, seed=3)

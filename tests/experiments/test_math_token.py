@@ -1,0 +1,250 @@
+"""The main experiment from the command line: a whole run, an interrupted one, and flags that cannot be."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import adaptive_jax as aj
+from adaptive_jax.runs.directory import read_metrics
+from experiments import math_token
+from experiments.common import launch
+
+ROOT = Path(__file__).parents[2]
+# Direct answers, so that every prompt is of one width, and few rows: few programs to compile.
+SMALL = "--limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 2 --rows 8 --cot none --budget 24 6 --seed 5"
+FIXED = ["greedy", "static 0.5", "static 1", "static 1.25", "mixed static", "hand-written schedule"]
+LEARNT = ["entropy-only", "token adapter, no budget", "token adapter, budget"]
+FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed"}
+
+
+def start(run: Path, cache: Path) -> subprocess.Popen[str]:
+    """A small run; both runs of this file share a compilation cache, and are compiled fast rather than well."""
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    command = [sys.executable, "-m", "experiments.math_token", *SMALL.split(), "--run-dir", str(run)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, str, str]:
+    """Run directory, standard output and standard error of a run that was left alone."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    with start(run, cache) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return run, out, err
+
+
+def results(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
+    run, out, err = whole
+    files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md"}
+    assert {path.name for path in run.iterdir()} == files | {"training.png", "budgets.png", "adapters"}
+    for figure in ("training.png", "budgets.png"):
+        content = (run / figure).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(content) > 10_000
+    config = json.loads((run / "config.json").read_text())
+    asked = {"model": "tiny", "dataset": "arithmetic", "limit": 24, "budget": [24, 6], "cot": "none", "seed": 5}
+    assert asked.items() <= config.items()
+    assert config["run_dir"] == str(run)
+    assert json.loads((run / "environment.json").read_text())["command"][1:3] == ["-m", "experiments.math_token"]
+    assert str(run) in out
+    assert (run / "results.md").read_text() in out
+    assert "Traceback" not in err
+    assert "Warning" not in err
+
+
+def test_results_are_consistent(whole: tuple[Path, str, str]) -> None:
+    content = results(whole[0])
+    assert [content[key] for key in ("experiment", "model", "dataset")] == ["math_token", "tiny", "arithmetic"]
+    rows = content["rows"]
+    assert [(row["method"], row["budget"]) for row in rows] == [(m, b) for m in FIXED + LEARNT for b in (6, 24, "mean")]
+    for row in rows:
+        assert set(row) == FIELDS
+        assert (row["cot"], row["metric"], row["n"], row["seeds"]) == ("none", "pass@1", 24, 1)
+        assert 0 <= row["value"] <= 1
+        assert row["ci95"] == pytest.approx(1.96 * (row["value"] * (1 - row["value"]) / 24) ** 0.5)
+        assert row["by_seed"] == [row["value"]]
+        assert row["spread"] == 0
+    for small, large, mean in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert mean["value"] == pytest.approx((small["value"] + large["value"]) / 2)
+        for row in (small, large):
+            assert 24 * row["value"] == pytest.approx(round(24 * row["value"]), abs=1e-4)
+    assert max(row["value"] for row in rows) > 0
+    table = (whole[0] / "results.md").read_text()
+    for row in rows:
+        (line,) = re.findall(rf"^\| {re.escape(row['method'])} \|.*", table, re.M)
+        assert f"| {100 * row['value']:.1f} ± {100 * row['ci95']:.1f} |" in line
+
+
+def test_metrics_tell_the_training(whole: tuple[Path, str, str]) -> None:
+    settings, opening, *lines = read_metrics(whole[0])
+    assert settings["event"] == "settings"
+    assert settings["seed 5"]["prompts"] == 4
+    assert settings["seed 5"]["budgets"] == [6, 24]
+    assert (opening["event"], opening["seed"], opening["questions"]) == ("prompt filter", 5, 32)
+    assert 0 < opening["usable"] < 32
+    methods = ["entropy-only", "token-adapter-no-budget", "token-adapter-budget"]
+    assert [(line["method"], line["update"]) for line in lines] == [(m, u) for m in methods for u in (1, 2)]
+    assert {line["seed"] for line in lines} == {5}
+    for line in lines:
+        assert line["applied"]
+        assert line["grader_errors"] == 0
+        assert line["decisions"] > 0
+        assert sum(line["action_probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert 0 <= line["reward"] <= 1
+        assert 0 <= line["validation_reward"] <= 1
+    assert lines[0]["action_probabilities"] == pytest.approx([0.25] * 4)
+
+
+def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> None:
+    run = whole[0]
+    lm = aj.load_lm("tiny")
+    prompts = [aj.prompt(lm, problem, cot=False) for problem in aj.load_problems("arithmetic", split="test", limit=4)]
+    adapter = aj.load_adapter(run)
+    assert (adapter.inputs, adapter.budget_scale) == ("hidden+budget", 24)
+    untrained = aj.token_adapter(lm.config.hidden_size, budget_scale=24, seed=5)
+    before, after = (jax.tree.leaves(policy.params) for policy in (untrained, adapter))
+    assert all(np.isfinite(leaf).all() for leaf in after)
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
+    done = aj.generate(lm, prompts, policy=adapter, n=2, max_new_tokens=24, rows=8)
+    assert all(completion.text for group in done for completion in group)
+    for method, inputs in (("entropy-only", "entropy"), ("token-adapter-no-budget", "hidden")):
+        assert aj.load_adapter(run, method=method, seed=5).inputs == inputs
+
+
+def test_an_interrupted_run_is_readable(tmp_path: Path, cache: Path, whole: tuple[Path, str, str]) -> None:
+    run = tmp_path / "cut short"
+    with start(run, cache) as process:
+        metrics = run / "metrics.jsonl"
+        while not (metrics.exists() and "prompt filter" in metrics.read_text()):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("interrupted")
+    assert str(run) in line
+    assert json.loads((run / "config.json").read_text())["limit"] == 24
+    lines = read_metrics(run)
+    assert lines == read_metrics(whole[0])[: len(lines)]
+    rows = results(run)["rows"]
+    assert [row["method"] for row in rows[::3]] == FIXED
+    assert rows == results(whole[0])["rows"][: len(rows)]  # the seed fixes every draw
+    assert not list(run.glob(".*"))
+
+
+# Flags: in this process, as a start takes seconds
+
+
+@pytest.fixture
+def _loggers() -> Iterator[None]:
+    """`launch` turns the console's log lines on; afterwards they are as they were."""
+    loggers = [logging.getLogger(name) for name in ("adaptive_jax", "experiments")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
+    """What the program ends with."""
+    monkeypatch.setattr(sys, "argv", ["math_token", *flags])
+    with pytest.raises(SystemExit) as ended:
+        launch(math_token.main, math_token.MathToken, math_token.__doc__)
+    return ended.value.code
+
+
+@pytest.mark.usefixtures("_loggers")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--limit 0", "--limit 0: give at least 1"),
+        ("--train-limit 0", "--train-limit 0: give at least 1"),
+        ("--seeds 0", "--seeds 0: give at least 1"),
+        ("--seed -1", "--seed -1: give at least 0"),
+        ("--rows -1", "--rows -1: give at least 1"),
+        ("--updates 0", "--updates 0: give at least 1"),
+        ("--prompts 0", "--prompts 0: give at least 1"),
+        ("--completions 1", "--completions 1: give at least 2"),
+        ("--validate-every 0", "--validate-every 0: give at least 1"),
+        ("--budget 0", "--budget 0: .*at least 1"),
+        ("--budget 16 -2", "--budget 16 -2: .*at least 1"),
+        ("--model nonsense", "no model 'nonsense'; accepted are"),
+        ("--dataset nonsense", "unknown data set 'nonsense': give one of"),
+        ("--dataset nowhere.jsonl", "nowhere.jsonl: no such file"),
+        ("--dataset programs", "programs.*--train-dataset"),
+        ("--dataset {bad} --limit 1", "bad.jsonl, line 2: .*not JSON"),
+        ("--dataset {few} --limit 8", "few.jsonl has 8 problems.*--limit 8.*lower --limit"),
+        ("--train-dataset nowhere.jsonl --limit 8", "nowhere.jsonl: no such file"),
+        ("--budget 1024 --limit 8 --train-limit 8", "token budget of 1024 do not fit the model's context of 1024"),
+        ("--run-dir {taken} --limit 8 --train-limit 8", "taken holds a run already: choose another --run-dir"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_named_in_one_line(
+    flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = json.dumps({"question": "1+{}?", "answer": "2"}) + "\n"
+    (tmp_path / "bad.jsonl").write_text(question + "{broken\n")
+    (tmp_path / "few.jsonl").write_text("".join(question.replace("{}", str(n)) for n in range(8)))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    flags = flags.format(bad=tmp_path / "bad.jsonl", few=tmp_path / "few.jsonl", taken=tmp_path / "taken")
+    if "--run-dir" not in flags:
+        flags += f" --run-dir {tmp_path / 'run'}"
+    code = run_with(monkeypatch, *flags.split())
+    told = code if isinstance(code, str) else capsys.readouterr().err  # Python prints the words and ends with 1
+    assert code != 0
+    (line,) = told.strip().splitlines()
+    assert re.match(f"error: .*{message}", line)
+    assert sorted(tmp_path.rglob("*")) == before  # no empty run is left behind
+
+
+@pytest.mark.usefixtures("_loggers")
+def test_help_tells_every_flag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(math_token.MathToken)}
+    assert {"--model", "--dataset", "--limit", "--seeds", "--seed", "--budget", "--cot", "--run-dir"} <= flags
+    assert flags <= set(re.findall(r"--[a-z-]+", told))
+    assert "--cot {none,all,mix}" in told
+    words = re.sub(r"[│\s]+", " ", told)
+    for text in ("how many held-out problems are evaluated", "policy-gradient updates per adapter", "arXiv 2603.09065"):
+        assert text in words
+
+
+@pytest.mark.usefixtures("_loggers")
+def test_an_unknown_flag_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(monkeypatch, "--temprature", "1") not in (0, None)
+    assert "--temprature" in "".join(capsys.readouterr())

@@ -1,0 +1,74 @@
+"""Questions and verdicts of the embedded model."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from adaptive_jax.learning.environment import Cot, Environment, Question, questions
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.prompts import render
+from adaptive_jax.tasks.loading import load_problems
+
+PROBLEMS = load_problems("arithmetic", split="train", limit=400)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load_lm("tiny")
+
+
+def asked(environment: Environment) -> list[str]:
+    return [environment.lm.tokenizer.decode(environment.prompt(i, 9).tokens) for i in range(len(environment))]
+
+
+@pytest.mark.parametrize(("cot", "expected"), [("all", {True}), ("none", {False}), ("mix", {True, False})])
+def test_how_problems_are_asked(lm: LM, cot: Cot, expected: set[bool]) -> None:
+    chosen = questions(PROBLEMS, cot)
+    assert [question.problem for question in chosen] == PROBLEMS
+    assert {question.cot for question in chosen} == expected
+    environment = Environment(lm, chosen[:20])
+    assert asked(environment) == [render(lm.tokenizer, q.problem.question, cot=q.cot) for q in chosen[:20]]
+    assert environment.prompt_width == max(len(environment.prompt(i, 9).tokens) for i in range(20))
+
+
+def test_the_mix_is_half_and_half_whatever_the_order() -> None:
+    def ways(problems: Sequence) -> dict[str, bool]:
+        return {question.problem.id: question.cot for question in questions(problems, "mix")}
+
+    whole = ways(PROBLEMS)
+    assert abs(sum(whole.values()) - 200) < 4 * 10  # four standard deviations
+    assert ways(PROBLEMS[::-1]) == whole
+    assert ways(PROBLEMS[100:200]).items() <= whole.items()
+
+
+def test_the_two_ways_of_asking_a_problem_have_draws_of_their_own(lm: LM) -> None:
+    environment = Environment(lm, [Question(PROBLEMS[0], True), Question(PROBLEMS[0], False), Question(PROBLEMS[1], True)])
+    assert len({environment.prompt(index, 5).id for index in range(3)}) == 3
+    assert environment.prompt(2, 5).budget == 5
+
+
+def test_verdicts_of_the_tokens_that_are_judged(lm: LM) -> None:
+    environment = Environment(lm, questions(PROBLEMS[:2], "none"))
+    answers = [lm.tokenizer.encode(rf"\boxed{{{p.answer}}}", add_special_tokens=False) for p in PROBLEMS[:2]]
+    wrong = lm.tokenizer.encode(r"\boxed{77}", add_special_tokens=False)
+    rows = [(answers[0], 0), (answers[1], 1), (answers[1], 1), (answers[0] + wrong, 0), (answers[0] + wrong, 0), (wrong, 1)]
+    tokens = np.zeros((6, 20), np.int32)
+    for row, (ids, _) in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+    lengths = np.array([len(ids) for ids, _ in rows])
+    lengths[2] -= 1  # the brace is not closed yet
+    lengths[4] = len(answers[0])
+    rewards, valid = environment.rewards(tokens, lengths, np.array([index for _, index in rows]))
+    assert rewards.dtype == np.float32
+    np.testing.assert_array_equal(rewards, [1, 1, 0, 0, 1, 0])
+    assert valid.all()
+
+
+def test_a_question_that_does_not_fit_is_named(lm: LM) -> None:
+    long = dataclasses.replace(PROBLEMS[0], id="a long one", question="1+" * 600)
+    environment = Environment(lm, questions([PROBLEMS[1], long], "all"))
+    with pytest.raises(ValueError, match=r"'a long one'.*context of 1024"):
+        environment.check(9)
+    Environment(lm, questions(PROBLEMS[:2], "all")).check(900)
