@@ -21,7 +21,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
-from adaptive_jax.evaluation.results import Row, markdown_table, results_json, rows_of
+from adaptive_jax.evaluation.results import Row, caption, markdown_table, results_json, rows_of
 from adaptive_jax.learning.environment import Environment, questions
 from adaptive_jax.learning.train import Metrics, TrainSettings, collect, train, usable_questions
 from adaptive_jax.lm.model import LM, load_lm
@@ -107,7 +107,7 @@ def main(config: MathToken) -> Path:
     def report(method: str, runs: list[Scores]) -> None:
         rows.extend(rows_of(method, config.cot, budgets, runs))
         run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows))
-        run.write_text("results.md", markdown_table(rows))
+        run.write_text("results.md", caption(lm.name, config.dataset, rows) + "\n" + markdown_table(rows))
 
     for name, policy in baselines(lm, config).items():
         report(name, [score(test, policy, name, budgets, config)])

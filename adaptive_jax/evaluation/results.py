@@ -81,9 +81,20 @@ def markdown_table(rows: Sequence[Row]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         own = {row.budget: row for row in rows if row.method == method}
         cells = [f"{100 * own[b].value:.1f} ± {100 * own[b].ci95:.1f}" for b in budgets]
-        seeds = own[MEAN].by_seed if len(own[MEAN].by_seed) > 1 else ()
-        lines.append(_line([method, *cells, " / ".join(f"{100 * value:.1f}" for value in seeds)]))
+        mean, seeds = own[MEAN], ""
+        if mean.seeds > 1:
+            seeds = " / ".join(f"{100 * value:.1f}" for value in mean.by_seed) + f" (sd {100 * mean.spread:.1f})"
+        lines.append(_line([method, *cells, seeds]))
     return "\n".join(lines) + "\n"
+
+
+def caption(model: str, dataset: str, rows: Sequence[Row]) -> str:
+    """What the numbers of a table are: model, data set, CoT, n and seeds."""
+    seeds = max(row.seeds for row in rows)
+    return (
+        f"{model} on {dataset}, CoT {rows[0].cot}: Pass@1 in per cent ± half the binomial 95% interval over n = {rows[0].n} "
+        f"questions, per token budget b; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}.\n"
+    )
 
 
 def _line(cells: Sequence[str]) -> str:

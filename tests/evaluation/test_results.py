@@ -70,6 +70,6 @@ def test_table() -> None:
     assert {cell.strip("-") for cell in rule} <= {":", ""}
     assert body == [
         ["greedy", "20.0 ± 24.8", "50.0 ± 31.0", "35.0 ± 29.6", ""],
-        ["token adapter, budget", "30.0 ± 28.4", "75.0 ± 26.8", "52.5 ± 31.0", "40.0 / 65.0"],
+        ["token adapter, budget", "30.0 ± 28.4", "75.0 ± 26.8", "52.5 ± 31.0", "40.0 / 65.0 (sd 17.7)"],
     ]
     assert {len(line) for line in lines} == {5}
