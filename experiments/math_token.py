@@ -124,7 +124,8 @@ def main(config: MathToken) -> Path:
         report(name, scores)
     training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
     budget_figure(run.path / "budgets.png", rows, trained=[name for name, _ in ADAPTERS.values()])
-    log.info("\n%s\n%.1f minutes; everything is in %s", markdown_table(rows), (time.monotonic() - start) / 60, run.path)
+    table = (run.path / "results.md").read_text()
+    log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     run.close()
     return run.path
 
