@@ -112,7 +112,7 @@ def reinforce_update(
     """
     gradient_of = jax.value_and_grad(reinforce_loss, has_aux=True)
     (loss, metrics), gradients = gradient_of(policy.params, policy, batch, entropy_bonus)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     decided = jnp.any(batch.weight > 0)  # without a decision there is nothing to follow, momentum included
     updates, new_state = optimizer.update(gradients, opt_state, policy.params)
