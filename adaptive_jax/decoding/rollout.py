@@ -14,7 +14,7 @@ from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
 
-BUCKET = 32  # prompt widths and ring sizes are rounded up to it, so that few shapes are compiled
+BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def rollout(
         rows: how many completions are decoded side by side.
         chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
         max_positions: the model's context, in tokens.
-        prompt_width: width in tokens that shorter prompts are padded to; several rollouts with one width (that of the longest
-            prompt of all) and one largest budget share a compilation.
+        prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
+            prompt of all) and one largest budget share the compilation of the loop.
         on_progress: called with the number of completions that have ended.
 
     Raises:
@@ -78,13 +78,13 @@ def rollout(
     check_prompts(prompts, max_positions)
     total = len(prompts) * completions
     rows = min(rows, total)
-    columns = _round_up(max(prompt_width, *(len(p.tokens) for p in prompts)))
-    size = _round_up(columns + max(p.budget for p in prompts))
-    # long budgets first: what is left at the end, when no completion waits any more, is short
-    order = sorted(range(len(prompts)), key=lambda i: -prompts[i].budget)
+    longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
+    size = _round_up(_prefill_width(longest) + max(prompt.budget for prompt in prompts))
+    # long budgets first, so that what is left when no completion waits any more is short; then prompts of like length together
+    order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
     keys = loop.completion_keys(key, *_identities(prompts, completions))
     width = min(len(prompts), -(-rows // completions))
-    waves = _waves(decoder, prompts, completions, order, width, columns)
+    waves = _waves(decoder, prompts, completions, order, width)
     stops = jnp.asarray(stop_ids, jnp.int32)
 
     budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
@@ -149,6 +149,10 @@ def _round_up(count: int) -> int:
     return -(-count // BUCKET) * BUCKET
 
 
+def _prefill_width(count: int) -> int:
+    return BUCKET << max(-(-count // BUCKET) - 1, 0).bit_length()
+
+
 @dataclass(frozen=True)
 class _Wave:
     """Prompts that were prefilled together: their completions, and `place[i]`, where prompt i lies in the prefill."""
@@ -159,12 +163,11 @@ class _Wave:
     prompt_tokens: int
 
 
-def _waves(
-    decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int, columns: int
-) -> Iterator[_Wave]:
-    """Prefill the prompts, padded to `columns`, `width` at a time: only those that are about to start occupy memory."""
+def _waves(decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int) -> Iterator[_Wave]:
+    """Prefill the prompts, `width` at a time: only those that are about to start occupy memory."""
     for start in range(0, len(order), width):
         members = order[start : start + width]
+        columns = _prefill_width(max(len(prompts[i].tokens) for i in members))
         tokens = np.zeros((width, columns), np.int32)
         lengths = np.ones(width, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
         for row, index in enumerate(members):

@@ -84,7 +84,7 @@ def test_a_group_of_one_teaches_nothing() -> None:
         (None, 1 / 2),  # one completion, its advantage the reward itself
         ([True, True], 2 / 4),
         ([True, True, True], 3 / 6),
-        ([True, False, True], 2 / 6),  # decisions without a known reward count in the number that is divided by
+        ([True, False, True], 2 / 6),  # a decision without a known reward counts as one, should the learner keep it
     ],
 )
 def test_expected_gradient_is_the_exact_one(valid: list[bool] | None, share: float) -> None:

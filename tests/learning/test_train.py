@@ -103,8 +103,7 @@ def test_unknown_rewards_are_counted_and_do_not_teach() -> None:
     assert metrics["grader_errors"] == 8 * 2
     assert metrics["reward"] == pytest.approx(4 / 6)
     unknown = Scripted(right=[4] * 12, known=[0] * 12, completions=8)
-    silent = dataclasses.replace(SETTINGS, entropy_bonus=0.0)
-    same, metrics = next(train(unknown, untrained(), silent, usable=EVERY))
+    same, metrics = next(train(unknown, untrained(), SETTINGS, usable=EVERY))
     assert metrics["reward"] == 0
     assert metrics["applied"]
     assert weights(same) == weights(untrained())
