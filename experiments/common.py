@@ -21,7 +21,7 @@ from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.schedule import TokenSchedule
 from adaptive_jax.runs.directory import RunDirectory
 from adaptive_jax.tasks.loading import load_problems
-from adaptive_jax.tasks.problem import Problem, shared
+from adaptive_jax.tasks.problem import Problem, normalise_question
 
 log = logging.getLogger(__name__)
 
@@ -179,10 +179,15 @@ def load_splits(config: Config) -> Splits:
         raise ValueError(
             f"--dataset {config.dataset} holds programming problems: this experiment asks for answers in \\boxed{{}}"
         )
-    held_out = {problem.id for problem in shared(others, test)}
-    if held_out:
-        log.info("%d training problems also stand among those to evaluate; they are left out", len(held_out))
-    others = [problem for problem in others if problem.id not in held_out]
+    held_out = {normalise_question(problem.question) for problem in test}
+    unique: dict[str, Problem] = {}
+    for problem in others:
+        text = normalise_question(problem.question)
+        if text not in held_out:
+            unique.setdefault(text, problem)
+    if len(unique) < len(others):
+        log.info("%d training problems are repeated or also to be evaluated; left out", len(others) - len(unique))
+    others = list(unique.values())
     watched = min(watched, len(others) // 4)
     if watched == 0:
         raise ValueError(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from adaptive_jax.learning.reinforce import Decisions, reinforce_update
 from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, collect, draw_questions, train, usable_questions
 from adaptive_jax.policies.token import TokenAdapter
 from tests.learning.questions import GreedyPath
@@ -76,6 +78,38 @@ def test_an_update_is_a_function_of_settings_and_number() -> None:
     other = dataclasses.replace(SETTINGS, seed=2)
     adapter, _ = next(train(ENVIRONMENT, untrained(), other, usable=EVERY))
     assert weights(adapter) != weights(runs[0][0][0])
+
+
+def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features, actions, advantages and the entropy bonus of three updates, put together anew by a plain loop."""
+    environment = Scripted(right=[i % 9 for i in range(12)], known=[8 - i % 3 for i in range(12)], completions=8)
+    settings = dataclasses.replace(SETTINGS, updates=3)
+    made = []
+
+    def spy(policy: TokenAdapter, opt_state: Any, batch: Decisions, bonus: jax.Array, **options: Any) -> Any:
+        made.append((policy, batch, bonus))
+        return reinforce_update(policy, opt_state, batch, bonus, **options)
+
+    monkeypatch.setattr("adaptive_jax.learning.train.reinforce_update", spy)
+    assert len(list(train(environment, untrained(), settings, usable=EVERY))) == len(made) == 3
+    for update, (policy, batch, bonus) in enumerate(made, start=1):
+        asked, budgets = draw_questions(EVERY, settings, update)
+        trajectory, rewards, valid = collect(environment, policy, settings, asked, budgets, update)
+        features = iter(trajectory.features)
+        expected = []
+        for n in range(64):
+            q, i = divmod(n, 8)
+            others = [rewards[q, j] for j in range(8) if j != i and valid[q, j]]
+            for t in np.flatnonzero(trajectory.decisions[n]):
+                feature = next(features)
+                if valid[q, i]:
+                    expected.append((feature, trajectory.actions[n, t], rewards[q, i] - np.mean(others)))
+        count = len(expected)
+        assert count < trajectory.decisions.sum()
+        np.testing.assert_array_equal(batch.weight, np.arange(len(batch.weight)) < count)
+        for found, wanted in zip((batch.features, batch.actions, batch.advantages), zip(*expected, strict=True), strict=True):
+            np.testing.assert_allclose(found[:count], np.stack(wanted), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(bonus, 1e-3 * (1.0, 0.55, 0.1)[update - 1], rtol=1e-5)
 
 
 def test_metrics_describe_the_rollouts() -> None:
