@@ -37,6 +37,7 @@ class _TqdmHandler(logging.Handler):
 _CONSOLE = _TqdmHandler()
 ConfigT = TypeVar("ConfigT")
 
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 TINY_BUDGETS = (48, 64, 96)
 DEFAULT_BUDGETS = (256, 512, 1024)
 
@@ -107,7 +108,7 @@ class Config:
 def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description: str | None) -> None:
     """Run an experiment from the command line.
 
-    Log lines go to standard output. Ctrl-C ends it with status 130; the run directory is readable at every moment.
+    Log lines go to standard output. Ctrl-C ends it with status 130.
     """
     for name in ("adaptive_jax", "experiments"):
         logger = logging.getLogger(name)
@@ -119,8 +120,8 @@ def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description
             chosen = tyro.cli(config, description=description)
         main(chosen)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was written so far stays", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 @contextmanager
@@ -133,12 +134,20 @@ def asked_for() -> Iterator[None]:
         sys.exit(2)
 
 
-def open_run(experiment: str, config: Config) -> RunDirectory:
-    """The run directory of an experiment."""
+@contextmanager
+def open_run(experiment: str, config: Config) -> Iterator[RunDirectory]:
+    """The run directory of an experiment, readable at every moment; after Ctrl-C a line says where it is."""
     path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunDirectory(path, config)
+    with asked_for():
+        run = RunDirectory(path, config)
     log.info("%s: results go to %s", experiment, path)
-    return run
+    try:
+        yield run
+    except KeyboardInterrupt:
+        print(f"interrupted: what was measured so far is in {path}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        run.close()
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,6 @@ class MathToken(Config):
 def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
-    budgets = config.budgets
     with asked_for():
         lm = load_lm(config.model)
         splits = load_splits(config)
@@ -90,44 +89,48 @@ def main(config: MathToken) -> Path:
         training = Environment(lm, questions(splits.train, config.cot))
         validation = Environment(lm, questions(splits.validation, config.cot))
         for environment in (test, training, validation):
-            environment.check(max(budgets))
-        run = open_run("math_token", config)
+            environment.check(max(config.budgets))
+    with open_run("math_token", config) as run:
+        log.info(
+            "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
+            lm.name,
+            lm.num_parameters / 1e6,
+            jax.devices()[0].device_kind,
+            len(test),
+            len(training),
+        )
+        table = compare(test, training, validation, config, run)
+        log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
+    return run.path
+
+
+def compare(test: Environment, training: Environment, validation: Environment, config: MathToken, run: RunDirectory) -> str:
+    """Evaluate the baselines, train and evaluate the adapters; returns the table. Results are written as they come."""
+    lm, budgets, rows = test.lm, config.budgets, list[Row]()
     resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
     run.log(event="settings", test=len(test), training=len(training), validation=len(validation), **resolved)
-    log.info(
-        "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
-        lm.name,
-        lm.num_parameters / 1e6,
-        jax.devices()[0].device_kind,
-        len(test),
-        len(training),
-    )
-    rows: list[Row] = []
 
-    def report(method: str, runs: list[Scores]) -> None:
+    def report(method: str, runs: list[Scores]) -> str:
         rows.extend(rows_of(method, config.cot, budgets, runs))
         run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows))
-        run.write_text("results.md", caption(lm.name, config.dataset, rows) + "\n" + markdown_table(rows))
+        table = caption(lm.name, config.dataset, rows) + "\n" + markdown_table(rows)
+        run.write_text("results.md", table)
+        return table
 
     for name, policy in baselines(lm, config).items():
         report(name, [score(test, policy, name, budgets, config)])
-
-    seeds = config.training_seeds
-    usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in seeds}
+    usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in config.training_seeds}
     curves: dict[str, list[Metrics]] = {}
     for method, (name, inputs) in ADAPTERS.items():
         scores = []
-        for seed in seeds:
+        for seed in config.training_seeds:
             adapter, curve = train_adapter(training, validation, config, budgets, method, inputs, seed, usable[seed], run)
             curves.setdefault(name, curve)
             scores.append(score(test, adapter, f"{name}, seed {seed}", budgets, config))
-        report(name, scores)
+        table = report(name, scores)
     training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
     budget_figure(run.path / "budgets.png", rows, trained=[name for name, _ in ADAPTERS.values()])
-    table = (run.path / "results.md").read_text()
-    log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
-    run.close()
-    return run.path
+    return table
 
 
 def baselines(lm: LM, config: MathToken) -> dict[str, Policy]:

@@ -148,11 +148,3 @@ def test_problems_prompts_and_grades(lm: aj.LM) -> None:
     assert aj.grade(problem, r"so \boxed{-1}") == "wrong"
     assert aj.grade(problem, "I do not know") == "unparseable"
     assert aj.grade_many([problem] * 2, [rf"\boxed{{{problem.answer}}}", ""]) == ["correct", "unparseable"]
-
-
-def test_an_adapters_actions_are_told(lm: aj.LM, prompts: list[str]) -> None:
-    adapter = aj.token_adapter(lm.config.hidden_size, budget_scale=24)
-    completions = aj.generate(lm, prompts, policy=adapter, n=2, seed=3, **OPTIONS)
-    chosen = np.concatenate([completion.actions for group in completions for completion in group])
-    assert set(chosen.tolist()) == {0, 1, 2, 3}
-    assert all(len(c.actions) == len(c.tokens) for group in completions for c in group)

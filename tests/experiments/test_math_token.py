@@ -40,7 +40,12 @@ def start(run: Path, cache: Path) -> subprocess.Popen[str]:
     }
     command = [sys.executable, "-m", "experiments.math_token", *SMALL.split(), "--run-dir", str(run)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    # tests that a script runs in the background ignore SIGINT, and their children would inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,11 @@ def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> Non
     assert all(np.isfinite(leaf).all() for leaf in after)
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
     done = aj.generate(lm, prompts, policy=adapter, n=2, max_new_tokens=24, rows=8)
-    assert all(completion.text for group in done for completion in group)
+    for completion in (completion for group in done for completion in group):
+        assert completion.text
+        assert len(completion.actions) == len(completion.tokens)
+    chosen = np.concatenate([completion.actions for group in done for completion in group])
+    assert set(chosen.tolist()) == {0, 1, 2, 3}
     for method, inputs in (("entropy-only", "entropy"), ("token-adapter-no-budget", "hidden")):
         assert aj.load_adapter(run, method=method, seed=5).inputs == inputs
 
