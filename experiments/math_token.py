@@ -64,6 +64,7 @@ class MathToken(Config):
         super().__post_init__()
         self.at_least(1, "updates", "prompts", "validate_every")
         self.at_least(2, "completions")
+        self.at_least(0, "learning_rate", "entropy_bonus")
 
     def settings(self, seed: int) -> TrainSettings:
         """The learner's settings of one training seed."""
@@ -166,7 +167,7 @@ def opening_pass(
 
     Where none does, all of them: the run goes on, and later draws may still find a signal.
     """
-    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", seed=seed)
+    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", budget_scale=max(budgets), seed=seed)
     settings = config.settings(seed)
     with Progress(f"opening pass, seed {seed}", len(training) * settings.filter_completions) as progress:
         usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)

@@ -34,7 +34,7 @@ def training_figure(
         panel.stackplot(updates, shares.T, labels=actions, alpha=0.75)
         points = [(line["update"], line["validation_reward"]) for line in lines if "validation_reward" in line]
         panel.plot(*zip(*points, strict=True), "ko-", markersize=3, linewidth=1.2, label="validation reward")
-        panel.set(title=name, xlabel="update", ylim=(0, 1), xlim=(updates[0], max(updates[-1], updates[0] + 1)))
+        panel.set(title=name, xlabel="update", ylim=(0, 1), xlim=(1, max(updates[-1], 2)))
     panels[0].set_ylabel("action probability, reward")
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
     figure.savefig(path, dpi=150)

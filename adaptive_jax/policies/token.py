@@ -78,7 +78,7 @@ class TokenAdapter:
         wide = hidden.astype(jnp.float32)
         parts = [wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)]
         if self.inputs == "hidden+budget":
-            remaining = observation.remaining.astype(jnp.float32)[:, None]
+            remaining = jnp.maximum(observation.remaining, 0).astype(jnp.float32)[:, None]  # dead rows go below 0
             parts += [remaining / self.budget_scale, jnp.log1p(remaining) / jnp.log1p(jnp.float32(self.budget_scale))]
         return jnp.concatenate(parts, axis=-1).astype(hidden.dtype)
 
