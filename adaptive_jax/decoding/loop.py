@@ -93,6 +93,7 @@ class Admission:
     Attributes:
         source: int32 [R], index of the prompt in the `Prefill`, or -1.
         token, length: int32 [R], the prompt's last token and its length.
+        completion: int32 [R], the completion's index among its prompt's.
         budget, samples: int32 [R], token budget b and sampling budget B.
         key: typed PRNG keys [R].
     """
@@ -100,6 +101,7 @@ class Admission:
     source: jax.Array
     token: jax.Array
     length: jax.Array
+    completion: jax.Array
     budget: jax.Array
     samples: jax.Array
     key: jax.Array
@@ -147,7 +149,7 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
     received = new.source >= 0
     source = jnp.maximum(new.source, 0)
     last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
-    prompt = PromptObservation(last=last, mean=mean, samples=new.samples, budget=new.budget)
+    prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
     held = policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0])
 

@@ -36,12 +36,14 @@ class PromptObservation:
     Attributes:
         last: [N, D] hidden state of the prompt's last token.
         mean: [N, D] mean hidden state over the prompt.
+        completion: int32 [N], its index among the prompt's completions.
         samples: int32 [N], sampling budget B: how many completions the prompt gets.
         budget: int32 [N], token budget b, in tokens.
     """
 
     last: jax.Array
     mean: jax.Array
+    completion: jax.Array
     samples: jax.Array
     budget: jax.Array
 

@@ -191,18 +191,20 @@ def _admission(
 ) -> loop.Admission:
     """Completions `taken` for the rows `places`."""
     source = np.full(rows, -1, np.int32)
-    token, length, budget = np.zeros((3, rows), np.int32)
+    token, length, budget, number = np.zeros((4, rows), np.int32)
     chosen = np.zeros(rows, np.int32)
     for row, completion in zip(places, taken, strict=True):
         index = int(completion) // completions
         prompt = prompts[index]
         source[row] = wave.place[index]
         token[row], length[row], budget[row] = prompt.tokens[-1], len(prompt.tokens), prompt.budget
+        number[row] = prompt.first_completion + int(completion) % completions
         chosen[row] = completion
     return loop.Admission(
         source=jnp.asarray(source),
         token=jnp.asarray(token),
         length=jnp.asarray(length),
+        completion=jnp.asarray(number),
         budget=jnp.asarray(budget),
         samples=jnp.full((rows,), completions, jnp.int32),
         key=keys[jnp.asarray(chosen)],

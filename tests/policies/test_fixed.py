@@ -16,7 +16,7 @@ LARGEST_UNIFORM = np.float32(1 - 2**-24)
 def begin(policy: Policy, uniform: np.ndarray) -> np.ndarray:
     rows = len(uniform)
     state, counts = jnp.ones((rows, 3)), jnp.full(rows, 8, jnp.int32)
-    action = policy.begin(PromptObservation(state, state, counts, counts), jnp.asarray(uniform, jnp.float32))
+    action = policy.begin(PromptObservation(state, state, counts, counts, counts), jnp.asarray(uniform, jnp.float32))
     assert action.dtype == jnp.int32
     return np.asarray(action)
 

@@ -58,7 +58,8 @@ def test_acts_with_the_papers_settings_by_default() -> None:
 def test_holds_nothing_and_learns() -> None:
     adapter = random_adapter(HIDDEN)
     state = jnp.ones((5, HIDDEN))
-    prompt = PromptObservation(last=state, mean=state, samples=jnp.full(5, 8, jnp.int32), budget=jnp.full(5, 64, jnp.int32))
+    counts = jnp.full(5, 8, jnp.int32)
+    prompt = PromptObservation(last=state, mean=state, completion=counts, samples=counts, budget=counts)
     np.testing.assert_array_equal(adapter.begin(prompt, jnp.linspace(0, 0.9, 5)), np.zeros(5, np.int32))
     assert adapter.learns
     assert [random_adapter(HIDDEN, inputs).sees_budget for inputs in VARIANTS] == ["budget" in inputs for inputs in VARIANTS]
