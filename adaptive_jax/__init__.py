@@ -7,7 +7,8 @@ from adaptive_jax.decoding import sampling
 from adaptive_jax.decoding.generate import Completion, generate
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
-from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.prompts import render

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from adaptive_jax.decoding.policy import Policy
-from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode

@@ -7,6 +7,7 @@ finished row can be given a new prompt at any time: its entries are written behi
 Randomness: a completion's draws come from its own key and its own step number, never from the row, the batch or the chunk.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -91,8 +92,9 @@ class Admission:
     """New completions for rows; one entry per row, those with source -1 are left as they are.
 
     Attributes:
-        source: int32 [R], index of the prompt in the `Prefill`, or -1.
-        token, length: int32 [R], the prompt's last token and its length.
+        source: int32 [R], place in the `Prefill`, or -1.
+        token, length: int32 [R], the last token and how many there are: the prompt's, or a suspended completion's with it.
+        step, held: int32 [R], new tokens drawn so far, and the action that was held when it was suspended; 0 at the start.
         completion: int32 [R], the completion's index among its prompt's.
         budget, samples: int32 [R], token budget b and sampling budget B.
         key: typed PRNG keys [R].
@@ -101,6 +103,8 @@ class Admission:
     source: jax.Array
     token: jax.Array
     length: jax.Array
+    step: jax.Array
+    held: jax.Array
     completion: jax.Array
     budget: jax.Array
     samples: jax.Array
@@ -145,13 +149,13 @@ def empty_state(decoder: Decoder, hidden: jax.Array, key: jax.Array, *, rows: in
 
 @functools.partial(jax.jit, donate_argnames="state")
 def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill, new: Admission) -> DecodeState:
-    """Give rows new completions: their prompts' entries are written behind the cursor, and the policy begins."""
+    """Give rows completions: their entries are written behind the cursor; where none is drawn yet, the policy begins."""
     received = new.source >= 0
     source = jnp.maximum(new.source, 0)
     last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
     prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
-    held = policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0])
+    held = jnp.where(new.step > 0, new.held, policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0]))
 
     def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
@@ -162,12 +166,37 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
         hidden=choose(last, state.hidden),
         token=choose(new.token, state.token),
         length=choose(new.length, state.length),
-        step=choose(jnp.zeros_like(state.step), state.step),
+        step=choose(new.step, state.step),
         budget=choose(new.budget, state.budget),
         held=choose(held, state.held),
         alive=received | state.alive,
         key=choose(new.key, state.key),
     )
+
+
+@functools.partial(jax.jit, static_argnames=("places", "width"))
+def empty_shelf(decoder: Decoder, hidden: jax.Array, *, places: int, width: int) -> Prefill:
+    """Room for `places` suspended completions of up to `width` entries; `hidden` [.., D] gives width and dtype."""
+    zeros = jnp.zeros((places, hidden.shape[-1]), hidden.dtype)
+    return Prefill(cache=decoder.empty_cache(places, width), last=zeros, mean=jnp.zeros_like(zeros))
+
+
+@functools.partial(jax.jit, donate_argnames=("state", "shelf"))
+def suspend(decoder: Decoder, state: DecodeState, shelf: Prefill, place: jax.Array) -> tuple[DecodeState, Prefill]:
+    """Put rows' completions on a shelf, from which `admit` can take them as it takes prompts; the rows are dead then.
+
+    Args:
+        shelf: of at most the ring's width, and at least that of each completion.
+        place: int32 [R], where on the shelf; -1 leaves a row alone.
+    """
+    suspended = place >= 0
+    there = jnp.where(suspended, place, shelf.last.shape[0])
+    shelf = Prefill(
+        cache=decoder.suspend(state.cache, shelf.cache, place, state.cursor),
+        last=shelf.last.at[there].set(state.hidden, mode="drop"),
+        mean=shelf.mean,
+    )
+    return dataclasses.replace(state, alive=state.alive & ~suspended), shelf
 
 
 def decode_step(

@@ -1,9 +1,15 @@
-"""Rollouts: prompts in, a `Trajectory` out. The host's half of the loop: prefill, admission, harvest."""
+"""Rollouts: prompts in, a `Trajectory` out.
 
-import hashlib
-import reprlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+The host's half of the loop: between two chunks it takes in what was drawn, gives the rows of ended completions to waiting
+ones, and decides how long the ring of cache columns is.
+
+Attention costs by the column, and most completions are much shorter than the longest. So a rollout begins with a short ring.
+A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,
+or little else is left, all go over to a ring that holds the longest completion; and back, when few rows need it any more.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +17,15 @@ import numpy as np
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
-from adaptive_jax.lm.decoder import Decoder, Prefill
+from adaptive_jax.decoding.waiting import Admissions, Batch, Shelf, prefill_width, round_up, waves
+from adaptive_jax.lm.decoder import Decoder
 
-BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt of a rollout.
-
-    Attributes:
-        id: the problem's identity; the draws of its completions depend on it.
-        tokens: int [P], at least one.
-        budget: token budget b of its completions, at least 1.
-        first_completion: index of its first completion; a later rollout can go on counting where one ended.
-    """
-
-    id: str
-    tokens: Sequence[int]
-    budget: int
-    first_completion: int = 0
+SHORT_SHARE = 4  # the short ring leaves a completion a quarter of the longest budget; there is none
+SHORT_BUDGET = 64  # where that would be fewer tokens than this
+FEW_ROWS = 16  # with fewer rows there is nothing to gain from fewer still
+WORTHWHILE = 128  # steps that must be left to take fewer rows: another number of rows is another compilation
 
 
 def rollout(
@@ -60,7 +54,8 @@ def rollout(
         key: typed PRNG key.
         stop_ids: tokens that end a completion.
         completions: G, per prompt; also the sampling budget B that the policy sees.
-        rows: how many completions are decoded side by side.
+        rows: how many completions are decoded side by side. Their cache is the largest thing in memory; while the ring's
+            length changes it needs up to half as much again.
         chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
@@ -76,136 +71,157 @@ def rollout(
         if value < 1:
             raise ValueError(f"{name} is {value}: give at least 1")
     check_prompts(prompts, max_positions)
-    total = len(prompts) * completions
-    rows = min(rows, total)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
-    size = _round_up(_prefill_width(longest) + max(prompt.budget for prompt in prompts))
-    # long budgets first, so that what is left when no completion waits any more is short; then prompts of like length together
-    order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
-    keys = loop.completion_keys(key, *_identities(prompts, completions))
-    width = min(len(prompts), -(-rows // completions))
-    waves = _waves(decoder, prompts, completions, order, width)
-    stops = jnp.asarray(stop_ids, jnp.int32)
-
-    budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-    harvest = TrajectoryBuilder(budgets, stop_ids)
-    row_completion, row_step = np.full(rows, -1), np.zeros(rows, np.int64)
-    wave = next(waves)
-    waiting = wave.completions  # those of the current wave that have no row yet
-    harvest.prompt_tokens += wave.prompt_tokens
-    state = loop.empty_state(decoder, wave.prefill.last, key, rows=rows, size=size)
-    admitted = 0
-    while True:
-        free = np.flatnonzero(row_completion < 0)
-        while len(free) and admitted < total:
-            if not len(waiting):
-                wave = next(waves)
-                harvest.prompt_tokens += wave.prompt_tokens
-                waiting = wave.completions
-            taken, waiting = waiting[: len(free)], waiting[len(free) :]
-            places, free = free[: len(taken)], free[len(taken) :]
-            row_completion[places], row_step[places] = taken, 0
-            admitted += len(taken)
-            admission = _admission(prompts, completions, wave, keys, rows, places, taken)
-            state = loop.admit(decoder, policy, state, wave.prefill, admission)
-        if (row_completion < 0).all():
-            return harvest.build()
-        state, outputs = loop.decode_chunk(decoder, policy, stops, state, size=size, chunk=chunk)
-        harvest.collect(outputs, row_completion, row_step)
-        row_step += chunk
-        ended = ~np.asarray(state.alive) & (row_completion >= 0)
-        row_completion[ended] = -1
-        if on_progress is not None:
-            on_progress(admitted - int((row_completion >= 0).sum()))
+    return _Rollout(decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest).run(on_progress)
 
 
-def problem_digest(problem_id: str) -> np.ndarray:
-    """uint32 [2], a digest of a problem's id; what its completions' keys are folded from."""
-    return np.frombuffer(hashlib.sha256(problem_id.encode()).digest()[:8], np.uint32)
+class _Rollout:
+    """One call of `rollout`; completion n is number n % G of prompt n // G."""
 
+    _state: loop.DecodeState
 
-def _identities(prompts: Sequence[Prompt], completions: int) -> tuple[jax.Array, jax.Array]:
-    digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
-    first = np.repeat([p.first_completion for p in prompts], completions)
-    return jnp.asarray(digests), jnp.asarray(first + np.tile(np.arange(completions), len(prompts)), jnp.int32)
+    def __init__(
+        self,
+        decoder: Decoder,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        key: jax.Array,
+        stop_ids: Sequence[int],
+        completions: int,
+        rows: int,
+        chunk: int,
+        longest: int,
+    ):
+        self._decoder, self._policy, self._key, self._chunk = decoder, policy, key, chunk
+        self._stop_ids = jnp.asarray(stop_ids, jnp.int32)
+        self._admissions = Admissions(prompts, completions, key)
+        self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids)
+        self._unstarted = len(prompts) * completions  # completions that have had no row yet
+        rows = min(rows, self._unstarted)
+        self._waves = waves(decoder, prompts, completions, -(-rows // completions))
+        self._wave = self._next_wave()
+        self._hidden = self._wave.prefill.last  # a model for the shape of hidden states
+        self._resumable: deque[Batch] = deque()  # suspended completions that fit the ring
+        self._shelf: Shelf | None = None  # those that have outgrown it
+        self._parked: list[Batch] = []  # those that were too long for it at its start
+        width, budget = prefill_width(longest), max(prompt.budget for prompt in prompts)
+        self._long = round_up(width + budget)
+        part = max(budget // SHORT_SHARE, chunk)
+        self._short = round_up(width + part) if SHORT_BUDGET <= part < budget else self._long
+        self._start(rows, self._short)
 
-
-def check_prompts(prompts: Sequence[Prompt], max_positions: int | None) -> None:
-    """Raises ValueError for an empty prompt, a budget below 1, or a prompt that does not fit the context with its budget."""
-    for index, prompt in enumerate(prompts):
-        count, name = len(prompt.tokens), f"prompt {index} ({reprlib.repr(prompt.id)})"
-        if count == 0:
-            raise ValueError(f"{name} is empty: it needs at least one token")
-        if prompt.budget < 1:
-            raise ValueError(f"{name} has a token budget of {prompt.budget}: give at least 1")
-        if max_positions is not None and count + prompt.budget > max_positions:
-            raise ValueError(
-                f"{name} has {count} tokens, which with a token budget of {prompt.budget} do not fit the "
-                f"model's context of {max_positions}: shorten the prompt or lower the budget"
+    def run(self, on_progress: Callable[[int], None] | None) -> Trajectory:
+        """Decode to the end."""
+        ended = 0
+        while True:
+            self._suspend_outgrown()
+            self._fill()
+            if (layout := self._better_layout()) is not None:
+                self._move(*layout)
+                self._fill()
+            if not self._busy.any():
+                return self._harvest.build()
+            self._state, outputs = loop.decode_chunk(
+                self._decoder, self._policy, self._stop_ids, self._state, size=self._size, chunk=self._chunk
             )
+            self._harvest.collect(outputs, self._row)
+            over = self._busy & ~np.asarray(self._state.alive)
+            self._row[over] = -1
+            ended += int(over.sum())
+            if on_progress is not None:
+                on_progress(ended)
 
+    def _start(self, rows: int, size: int) -> None:
+        """Rows without completions over a ring of `size` columns."""
+        self._size = size
+        self._row = np.full(rows, -1)  # the completion that each row works on
+        self._state = loop.empty_state(self._decoder, self._hidden, self._key, rows=rows, size=size)
 
-def _round_up(count: int) -> int:
-    return -(-count // BUCKET) * BUCKET
+    @property
+    def _busy(self) -> np.ndarray:
+        return self._row >= 0
 
+    def _needs(self, completions: np.ndarray) -> np.ndarray:
+        """int [M], columns that completions int [M] need for another chunk."""
+        budgets = np.minimum(self._harvest.lengths[completions] + self._chunk, self._admissions.budgets[completions])
+        return self._admissions.prompt_lengths[completions] + budgets
 
-def _prefill_width(count: int) -> int:
-    return BUCKET << max(-(-count // BUCKET) - 1, 0).bit_length()
+    def _fill(self) -> None:
+        """Give the free rows to waiting completions: suspended ones first."""
+        while len(free := np.flatnonzero(~self._busy)):
+            if self._resumable:
+                batch, rest = self._resumable.popleft().split(len(free))
+                if len(rest.completions):
+                    self._resumable.appendleft(rest)
+            elif self._unstarted:
+                if not len(self._wave.completions):
+                    self._wave = self._next_wave()
+                batch, self._wave = self._wave.split(len(free))
+                self._unstarted -= len(batch.completions)
+            else:
+                return
+            rows = free[: len(batch.completions)]
+            self._row[rows] = batch.completions
+            admission = self._admissions.of(batch, rows, len(self._row), self._harvest)
+            self._state = loop.admit(self._decoder, self._policy, self._state, batch.prefill, admission)
 
+    def _next_wave(self) -> Batch:
+        wave = next(self._waves)
+        self._harvest.prompt_tokens += wave.prompt_tokens
+        return wave
 
-@dataclass(frozen=True)
-class _Wave:
-    """Prompts that were prefilled together: their completions, and `place[i]`, where prompt i lies in the prefill."""
+    def _suspend_outgrown(self) -> None:
+        """Take completions that need more columns than the ring has out of their rows; a longer ring if there are too many."""
+        outgrown = np.flatnonzero(self._busy)
+        outgrown = outgrown[self._needs(self._row[outgrown]) > self._size]
+        if not len(outgrown):
+            return
+        if self._shelf is None:
+            self._shelf = Shelf(self._decoder, self._hidden, len(self._row), self._size)
+        if len(outgrown) <= self._shelf.room:
+            self._suspend(outgrown, self._shelf)
+        else:
+            self._move(len(self._row), self._long)
 
-    completions: np.ndarray
-    place: dict[int, int]
-    prefill: Prefill
-    prompt_tokens: int
+    def _suspend(self, rows: np.ndarray, shelf: Shelf) -> None:
+        completions = self._row[rows]
+        self._admissions.remember(completions, np.asarray(self._state.held)[rows])
+        self._state = shelf.add(self._decoder, self._state, rows, completions)
+        self._row[rows] = -1
 
+    def _better_layout(self) -> tuple[int, int] | None:
+        """Rows and columns of a ring that suits what is left better than this one, or None. Called when rows are filled."""
+        rows, busy = len(self._row), int(self._busy.sum())
+        active = self._row[self._busy]
+        suspended = (self._shelf.count if self._shelf else 0) + sum(len(batch.completions) for batch in self._parked)
+        if suspended and 4 * busy <= 3 * rows:  # they are all that waits
+            while rows >= FEW_ROWS and 4 * (busy + suspended) <= rows:
+                rows //= 4
+            return rows, self._long
+        left = self._admissions.budgets[active] - self._harvest.lengths[active]
+        if rows >= FEW_ROWS and 4 * busy <= rows and left.max(initial=0) >= WORTHWHILE:
+            return rows // 4, self._size
+        few_long = 8 * np.sum(self._needs(active) > self._short) <= rows
+        if self._size > self._short and few_long and self._unstarted >= rows and not self._resumable:
+            return rows, self._short
+        return None
 
-def _waves(decoder: Decoder, prompts: Sequence[Prompt], completions: int, order: list[int], width: int) -> Iterator[_Wave]:
-    """Prefill the prompts, `width` at a time: only those that are about to start occupy memory."""
-    for start in range(0, len(order), width):
-        members = order[start : start + width]
-        columns = _prefill_width(max(len(prompts[i].tokens) for i in members))
-        tokens = np.zeros((width, columns), np.int32)
-        lengths = np.ones(width, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
-        for row, index in enumerate(members):
-            ids = prompts[index].tokens
-            tokens[row, columns - len(ids) :] = ids
-            lengths[row] = len(ids)
-        computed = loop.prefill(decoder, jnp.asarray(tokens), jnp.asarray(lengths))
-        place = {index: row for row, index in enumerate(members)}
-        numbers = (np.array(members)[:, None] * completions + np.arange(completions)).reshape(-1)
-        yield _Wave(numbers, place, computed, sum(len(prompts[i].tokens) for i in members))
-
-
-def _admission(
-    prompts: Sequence[Prompt],
-    completions: int,
-    wave: _Wave,
-    keys: jax.Array,
-    rows: int,
-    places: np.ndarray,
-    taken: np.ndarray,
-) -> loop.Admission:
-    """Completions `taken` for the rows `places`."""
-    source = np.full(rows, -1, np.int32)
-    token, length, budget, number = np.zeros((4, rows), np.int32)
-    chosen = np.zeros(rows, np.int32)
-    for row, completion in zip(places, taken, strict=True):
-        index = int(completion) // completions
-        prompt = prompts[index]
-        source[row] = wave.place[index]
-        token[row], length[row], budget[row] = prompt.tokens[-1], len(prompt.tokens), prompt.budget
-        number[row] = prompt.first_completion + int(completion) % completions
-        chosen[row] = completion
-    return loop.Admission(
-        source=jnp.asarray(source),
-        token=jnp.asarray(token),
-        length=jnp.asarray(length),
-        completion=jnp.asarray(number),
-        budget=jnp.asarray(budget),
-        samples=jnp.full((rows,), completions, jnp.int32),
-        key=keys[jnp.asarray(chosen)],
-    )
+    def _move(self, rows: int, size: int) -> None:
+        """Go on with `rows` rows over a ring of `size` columns; completions that do not fit it are suspended."""
+        active = np.flatnonzero(self._busy)
+        fits = self._needs(self._row[active]) <= size
+        parked, self._parked = self._parked, []
+        if self._shelf is not None:
+            parked.append(self._shelf.batch())
+            self._shelf = None
+        if fits.any():
+            moved = Shelf(self._decoder, self._hidden, len(self._row), min(size, self._size))
+            self._suspend(active[fits], moved)
+            parked.append(moved.batch())
+        self._resumable.extend(parked)
+        if not fits.all():
+            kept = Shelf(self._decoder, self._hidden, max(len(self._row) // 8, 1), self._size)
+            self._suspend(active[~fits], kept)
+            self._parked.append(kept.batch())
+        del self._state  # before the next one needs the memory
+        self._start(rows, size)

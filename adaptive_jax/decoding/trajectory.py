@@ -60,23 +60,28 @@ class TrajectoryBuilder:
         shape = (len(budgets), int(budgets.max()))
         dtypes = (np.int32, np.int32, bool, np.float32, np.float32)
         self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, dtypes, strict=True)}
-        self._lengths = np.zeros(shape[0], np.int32)
+        self.lengths = np.zeros(shape[0], np.int32)  # new tokens so far
         self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
         self._features: list[np.ndarray] = []
         self._places: list[np.ndarray] = []  # of the features' decisions in the flattened [N, T]
         self.row_steps = 0
         self.prompt_tokens = 0
 
-    def collect(self, outputs: StepOutput, row_completion: np.ndarray, row_step: np.ndarray) -> None:
-        """Store a chunk's outputs, fields [C, R]: row r worked on completion `row_completion[r]` from step `row_step[r]` on."""
+    def last_tokens(self, completions: np.ndarray) -> np.ndarray:
+        """int32 [M], the last new tokens of completions int [M] that have some."""
+        return self._arrays["token"][completions, self.lengths[completions] - 1]
+
+    def collect(self, outputs: StepOutput, row_completion: np.ndarray) -> None:
+        """Store a chunk's outputs, fields [C, R]: row r went on with completion `row_completion[r]`, -1 for none."""
         alive = np.asarray(outputs.alive)
         self.row_steps += alive.size
         steps, rows = np.nonzero(alive)
-        completion, place = row_completion[rows], row_step[rows] + steps
+        completion = row_completion[rows]
+        place = self.lengths[completion] + steps
         for name, array in self._arrays.items():
             array[completion, place] = np.asarray(getattr(outputs, name))[steps, rows]
         busy = row_completion >= 0
-        self._lengths[row_completion[busy]] += alive.sum(axis=0, dtype=np.int32)[busy]
+        self.lengths[row_completion[busy]] += alive.sum(axis=0, dtype=np.int32)[busy]
         decided = np.asarray(outputs.decision)[steps, rows]
         self._features.append(np.asarray(outputs.features)[steps[decided], rows[decided]])
         self._places.append((completion * self._arrays["token"].shape[1] + place)[decided])
@@ -84,10 +89,10 @@ class TrajectoryBuilder:
     def build(self) -> Trajectory:
         """The trajectory of everything collected."""
         order = np.argsort(np.concatenate(self._places))
-        last = self._arrays["token"][np.arange(len(self._lengths)), self._lengths - 1]
+        last = self.last_tokens(np.arange(len(self.lengths)))
         return Trajectory(
             tokens=self._arrays["token"],
-            lengths=self._lengths,
+            lengths=self.lengths,
             stopped=np.isin(last, self._stop_ids),
             budgets=self._budgets,
             actions=self._arrays["action"],

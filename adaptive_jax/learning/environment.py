@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
-from adaptive_jax.decoding.rollout import Prompt, check_prompts, problem_digest
+from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards

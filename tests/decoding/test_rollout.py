@@ -1,14 +1,17 @@
 """The loop against a language model whose right answer is known in closed form."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.params import SamplingParams
-from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
@@ -52,6 +55,35 @@ def test_greedy_completions_are_those_of_plain_arithmetic(rows: int, chunk: int)
         assert done.new_tokens(n).tolist() == expected
         assert done.stopped[n] == (expected[-1] == STOP)
         assert done.budgets[n] == prompt.budget
+
+
+def test_ring_changes_with_the_lengths_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspended, moved to a longer ring, back, and to fewer rows: the same completions as in one ring from start to end."""
+    table = successor_table(1.0)
+    table[:, STOP] -= 3.0
+    decoder = CountingLM(jnp.asarray(table))
+    prompts = [dataclasses.replace(prompt, budget=400) for prompt in some_prompts(160)]
+    settings = [SamplingParams(1.0), SamplingParams(2.0)]
+    rings = []
+    empty_state = loop.empty_state
+
+    def spy(*args: Any, rows: int, size: int) -> loop.DecodeState:
+        rings.append((rows, size))
+        return empty_state(*args, rows=rows, size=size)
+
+    monkeypatch.setattr(loop, "empty_state", spy)
+
+    def complete(chunk: int) -> Trajectory:
+        return rollout(decoder, mixed(settings), prompts, key=KEY, stop_ids=[STOP], completions=3, rows=16, chunk=chunk)
+
+    reference = complete(chunk=400)
+    assert rings == [(16, 480)]
+    assert 60 < reference.lengths.mean() < 140
+    assert reference.lengths.max() > 300
+    rings.clear()
+    assert_same(complete(chunk=8), reference)
+    assert rings[:4] == [(16, 192), (16, 480), (16, 192), (16, 480)]
+    assert rings[-1] == (4, 480)
 
 
 def test_every_stop_token_ends_a_completion() -> None:

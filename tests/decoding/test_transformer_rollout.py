@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptive_jax.decoding.rollout import Prompt, rollout
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.lm.transformer import KVCache
@@ -59,17 +60,46 @@ def test_sampled_completions_do_not_depend_on_company(tiny: LM) -> None:
             )
 
 
+def test_completions_that_outgrow_the_short_ring_go_on_in_the_long_one(tiny: LM) -> None:
+    """At budget 256 the short ring leaves room for 64 new tokens; a chunk of 256 steps rules it out."""
+    prompts = prompts_of(tiny, [256] * 6)
+    options = {"key": jax.random.key(1), "stop_ids": tiny.stop_ids, "rows": 3}
+    plain = rollout(tiny.decoder, static(0.5), prompts, chunk=256, **options)
+    moved = rollout(tiny.decoder, static(0.5), prompts, chunk=16, **options)
+    assert plain.lengths.min() < 64 < plain.lengths.max()
+    for n in range(6):
+        np.testing.assert_array_equal(moved.new_tokens(n), plain.new_tokens(n))
+
+
+def filled_cache(lm: LM, rows: int, size: int, seed: int) -> KVCache:
+    rng = np.random.default_rng(seed)
+    empty = KVCache.zeros(lm.config, rows, size, jnp.float32)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), empty)
+
+
+@pytest.mark.parametrize("width", [4, 9])
+def test_suspend_takes_the_newest_entries_at_every_cursor(tiny: LM, width: int) -> None:
+    size, place = 9, np.array([-1, 2, -1, 0], np.int32)
+    ring, shelf = filled_cache(tiny, 4, size, 0), filled_cache(tiny, 3, width, 1)
+    suspend = jax.jit(tiny.decoder.suspend)
+    for cursor in range(size):
+        done = suspend(ring, shelf, jnp.asarray(place), jnp.int32(cursor))
+        columns = (cursor - width + np.arange(width)) % size
+        for layer in range(tiny.config.num_layers):
+            keys, values = np.array(shelf.keys[layer]), np.array(shelf.values[layer])
+            for row in np.flatnonzero(place >= 0):
+                keys[place[row]] = np.asarray(ring.keys[layer])[row][:, :, columns]
+                values[place[row]] = np.asarray(ring.values[layer])[row][:, columns]
+            np.testing.assert_array_equal(done.keys[layer], keys)
+            np.testing.assert_array_equal(done.values[layer], values)
+
+
 def test_insert_writes_behind_every_cursor(tiny: LM) -> None:
     """Each cursor of a ring of 9 columns, prompts of width 4, against NumPy's modular indexing."""
-    config, rng = tiny.config, np.random.default_rng(0)
+    config = tiny.config
     size, width, rows = 9, 4, 5
     source = np.array([2, -1, 0, 2, -1], np.int32)
-
-    def filled(count: int, columns: int) -> KVCache:
-        empty = KVCache.zeros(config, count, columns, jnp.float32)
-        return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), empty)
-
-    ring, prompts = filled(rows, size), filled(3, width)
+    ring, prompts = filled_cache(tiny, rows, size, 0), filled_cache(tiny, 3, width, 1)
     insert = jax.jit(tiny.decoder.insert)
     for cursor in range(size):
         done = insert(ring, prompts, jnp.asarray(source), jnp.int32(cursor))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-from adaptive_jax.decoding.rollout import Prompt
+from adaptive_jax.decoding.prompt import Prompt
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 
 STOP = 5
