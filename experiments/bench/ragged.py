@@ -1,0 +1,148 @@
+"""Completions of very different lengths: what refilling rows is worth, and how cost grows with rows and with the longest."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
+from adaptive_jax.decoding.waiting import Admissions, round_up, waves
+from adaptive_jax.policies.fixed import static
+from experiments.bench.measure import Findings, log
+from experiments.bench.opponent import TUNIX
+from experiments.bench.scripted import ScriptedDecoder, long_tail
+from experiments.bench.subject import Subject
+
+CHUNK = 4  # short, because the mean length is; a step of this size costs far more than a look of the host
+MEAN, LONGEST = 32, 256
+SEED = 0
+
+
+def ragged(subject: Subject) -> Findings:
+    """Bars `ragged_useful`, `ragged_vs_no_refill` and `ragged_vs_tunix`.
+
+    A quarter of the rows of the other parts, and 16 completions for each. Without refill a batch decodes to its longest; three
+    batches stand for all. Tunix has no refill either; one batch of its stands for all.
+    """
+    rows = max(subject.rows // 4, 1)
+    count = 16 * rows
+    lengths = long_tail(count, MEAN, LONGEST)
+    work = Work(subject, lengths)
+    with_refill, trajectory = _timed(work, rows)
+    tokens_per_second = {"refill": lengths.sum() / with_refill}
+    batches = lengths[: 3 * rows].reshape(3, rows)
+    prompts = work.prompts
+    without_refill(work, prompts[:rows], 1)  # compiles
+    start = time.perf_counter()
+    for index, batch in enumerate(batches):
+        without_refill(work, prompts[index * rows : (index + 1) * rows], int(batch.max()))
+    tokens_per_second["no refill"] = batches.sum() / (time.perf_counter() - start)
+    details: dict[str, Any] = {
+        "lengths": {"mean": float(lengths.mean()), "longest": int(lengths.max()), "completions": count, "rows": rows},
+        "tokens_per_second": tokens_per_second,
+    }
+    bars: dict[str, float | None] = {
+        "ragged_useful": float(trajectory.lengths.sum() / trajectory.row_steps),
+        "ragged_vs_no_refill": tokens_per_second["refill"] / tokens_per_second["no refill"],
+        "ragged_vs_tunix": None,
+    }
+    with subject.opponent(TUNIX) as tunix:
+        if tunix is not None:
+            longest = int(batches[0].max())
+            done = tunix.generate([list(prompt.tokens) for prompt in prompts[:rows]], longest, repeat=2)
+            tokens_per_second["tunix"] = batches[0].sum() / done.seconds[-1]
+            details["tunix"] = {"seconds": done.seconds, "new_tokens": longest, **tunix.about}
+            bars["ragged_vs_tunix"] = tokens_per_second["refill"] / tokens_per_second["tunix"]
+    return Findings(bars, details)
+
+
+def scaling(subject: Subject) -> Findings:
+    """Bar `cost_256_over_32_rows`, and the same for the longest completion at one mean length; useful tokens count.
+
+    Eight completions a row in each case.
+    """
+    table = []
+    cases = [(32, MEAN), (64, MEAN), (128, MEAN), (256, MEAN), (32, 2 * MEAN), (32, 8 * MEAN)]
+    for rows, longest in cases:
+        lengths = long_tail(8 * rows if longest > MEAN else 2 * rows, MEAN, longest)
+        seconds, trajectory = _timed(Work(subject, lengths), rows)
+        features = trajectory.features.nbytes
+        table.append(
+            {
+                "rows": rows,
+                "mean": float(lengths.mean()),
+                "longest": longest,
+                "milliseconds_per_useful_token": 1e3 * seconds / float(lengths.sum()),
+                "useful": float(lengths.sum() / trajectory.row_steps),
+                "trajectory_bytes": _bytes(trajectory),
+                "features_bytes": features,
+            }
+        )
+        log.info("  %s", table[-1])
+    cost = [row["milliseconds_per_useful_token"] for row in table]
+    return Findings(
+        {"cost_256_over_32_rows": cost[3] / cost[0]},
+        {"table": table, "cost_longest_256_over_32": cost[5] / cost[0]},
+    )
+
+
+def prefill(subject: Subject) -> Findings:
+    """Bar `prompt_tokens_per_prompt`: prompt tokens computed for 256-token prompts with eight completions each."""
+    long = dataclasses.replace(subject, prompt_tokens=256)
+    prompts = long.prompts(8, 4)
+    done = rollout(long.decoder, static(1.0), prompts, key=jax.random.key(SEED), stop_ids=(), completions=8, rows=32, chunk=4)
+    return Findings({"prompt_tokens_per_prompt": done.prompt_tokens / len(prompts)}, {"prompts": 8, "completions": 8})
+
+
+class Work:
+    """Prompts and a decoder that gives each the length it should have."""
+
+    def __init__(self, subject: Subject, lengths: np.ndarray):
+        stop = subject.config.vocab_size - 1
+        self.prompts = subject.prompts(len(lengths), int(lengths.max()))
+        self.lengths, self.stop_ids = lengths, (stop,)
+        self.decoder = ScriptedDecoder(subject.decoder, jnp.asarray(lengths), stop)
+
+    def run(self, rows: int) -> Trajectory:
+        """A rollout of all."""
+        done = rollout(
+            self.decoder, static(1.0), self.prompts, key=jax.random.key(SEED), stop_ids=self.stop_ids, rows=rows, chunk=CHUNK
+        )
+        if not np.array_equal(done.lengths, self.lengths):
+            raise RuntimeError("the completions did not get the lengths of the script")
+        return done
+
+
+def _timed(work: Work, rows: int) -> tuple[float, Trajectory]:
+    """Seconds of a rollout, the second one: the first compiles."""
+    work.run(rows)
+    start = time.perf_counter()
+    trajectory = work.run(rows)
+    return time.perf_counter() - start, trajectory
+
+
+def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:
+    """The same loop on one batch, for `steps` steps: until its longest completion ends."""
+    policy, count = static(1.0), len(prompts)
+    wave = next(waves(work.decoder, prompts, 1, count))
+    admissions = Admissions(prompts, 1, jax.random.key(SEED))
+    size = round_up(len(prompts[0].tokens) + LONGEST)
+    state = loop.empty_state(work.decoder, wave.prefill.last, jax.random.key(SEED), rows=count, size=size)
+    harvest = TrajectoryBuilder(admissions.budgets, work.stop_ids)
+    state = loop.admit(work.decoder, policy, state, wave.prefill, admissions.of(wave, np.arange(count), count, harvest))
+    stops = jnp.asarray(work.stop_ids, jnp.int32)
+    for _ in range(-(-steps // CHUNK)):
+        state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, size=size, chunk=CHUNK)
+        harvest.collect(outputs, wave.completions)
+    return harvest
+
+
+def _bytes(trajectory: Trajectory) -> int:
+    arrays = (getattr(trajectory, field.name) for field in dataclasses.fields(trajectory))
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

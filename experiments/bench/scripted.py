@@ -1,0 +1,77 @@
+"""A decoder whose completions end where a script says, so that two ways of decoding do the same ragged work.
+
+Everything is computed as it would be otherwise; only the stop token's logit is overwritten. The loop does not know the script.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from adaptive_jax.lm.decoder import Decoder, Prefill
+
+
+@struct.dataclass
+class ScriptedDecoder:
+    """`Decoder` around another one.
+
+    The first token of a prompt is its line in the script. A channel behind the hidden state says whether the token that it
+    predicts is the last one.
+
+    Attributes:
+        inner: the language model.
+        lengths: int32 [N], new tokens of each prompt's completions, the stop token included.
+        stop_id: the stop token (static); never drawn anywhere else.
+    """
+
+    inner: Decoder
+    lengths: jax.Array
+    stop_id: int = struct.field(pytree_node=False)
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        inner = self.inner.prefill(tokens, lengths)
+        first = jnp.take_along_axis(tokens, (tokens.shape[1] - lengths)[:, None], axis=1)[:, 0]
+        end = lengths + jnp.take(self.lengths, first)
+        return Prefill(cache=(inner.cache, end), last=_with(inner.last, lengths == end - 1), mean=_with(inner.mean, end < 0))
+
+    def empty_cache(self, rows: int, size: int) -> tuple:
+        return self.inner.empty_cache(rows, size), jnp.zeros((rows,), jnp.int32)
+
+    def insert(self, cache: tuple, prompts: tuple, source: jax.Array, cursor: jax.Array) -> tuple:
+        end = jnp.where(source >= 0, prompts[1][source], cache[1])
+        return self.inner.insert(cache[0], prompts[0], source, cursor), end
+
+    def suspend(self, cache: tuple, shelf: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
+        there = jnp.where(place >= 0, place, len(shelf[1]))
+        end = shelf[1].at[there].set(cache[1], mode="drop")
+        return self.inner.suspend(cache[0], shelf[0], place, cursor), end
+
+    def step(
+        self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, tuple]:
+        hidden, inner = self.inner.step(cache[0], tokens, positions, column, visible)
+        return _with(hidden, positions + 1 == cache[1] - 1), (inner, cache[1])
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        logits = self.inner.logits(hidden[:, :-1])
+        stop = jnp.arange(logits.shape[1], dtype=jnp.int32)[None] == self.stop_id
+        return jnp.where(stop, jnp.where(hidden[:, -1:] > 0, 1e9, -1e9), logits)
+
+
+def _with(hidden: jax.Array, flag: jax.Array) -> jax.Array:
+    """A channel more: [N, D] and bool [N] -> [N, D + 1]."""
+    return jnp.concatenate([hidden, flag[:, None].astype(hidden.dtype)], axis=1)
+
+
+def long_tail(count: int, mean: int, longest: int, seed: int = 0) -> np.ndarray:
+    """int32 [count] lengths with the given mean, log-normal (sigma 1.2) and cut off at `longest`, as completions are at a
+    token budget; all equal where mean and longest are."""
+    if mean == longest:
+        return np.full(count, mean, np.int32)
+    normal = np.random.default_rng(seed).normal(size=count)
+    low, high = 0.0, float(np.log(longest))
+    for _ in range(60):  # the median for which what is left of the tail has the mean
+        middle = (low + high) / 2
+        mean_here = np.clip(np.exp(middle + 1.2 * normal), 1, longest).mean()
+        low, high = (middle, high) if mean_here < mean else (low, middle)
+    return np.clip(np.exp(low + 1.2 * normal).round(), 1, longest).astype(np.int32)
