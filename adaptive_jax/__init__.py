@@ -10,20 +10,14 @@ from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.learning.environment import prompt
 from adaptive_jax.lm.model import LM, load_lm
-from adaptive_jax.lm.prompts import render
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import token_adapter
 from adaptive_jax.runs.adapters import load_adapter
 from adaptive_jax.tasks.grading import grade, grade_many
 from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Problem
-
-
-def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None) -> str:
-    """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`."""
-    return render(lm.tokenizer, problem.question, cot=cot, thinking=thinking)
-
 
 __all__ = [
     "LM",

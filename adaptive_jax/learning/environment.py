@@ -9,7 +9,7 @@ import numpy as np
 from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.lm.model import LM
-from adaptive_jax.lm.prompts import encode, render
+from adaptive_jax.lm.prompts import Form, encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards
 from adaptive_jax.tasks.problem import Problem
 
@@ -34,17 +34,24 @@ def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
     return [Question(problem, cot=cot == "all") for problem in problems]
 
 
+def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None) -> str:
+    """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`."""
+    form: Form = "program" if problem.kind == "code" else "answer"
+    return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking)
+
+
 class Environment:
     """Questions to a frozen language model, and the verdicts on its completions.
 
     Args:
         lm: the model.
         asked: Q questions.
+        thinking: for chat templates that know thinking, whether it is on; None leaves their default.
     """
 
-    def __init__(self, lm: LM, asked: Sequence[Question]):
+    def __init__(self, lm: LM, asked: Sequence[Question], *, thinking: bool | None = None):
         self.lm, self.questions = lm, list(asked)
-        texts = [render(lm.tokenizer, q.problem.question, cot=q.cot) for q in self.questions]
+        texts = [prompt(lm, q.problem, q.cot, thinking) for q in self.questions]
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
 
     def check(self, budget: int) -> None:
