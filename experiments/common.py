@@ -1,5 +1,6 @@
 """What every experiment shares: its flags, its run directory, its problems and its progress lines."""
 
+import dataclasses
 import logging
 import sys
 import time
@@ -12,14 +13,26 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from tqdm import tqdm
 
 from adaptive_jax.decoding.params import SamplingParams
-from adaptive_jax.learning.environment import Cot
+from adaptive_jax.learning.environment import Cot, Environment
+from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, TrainState, first_state, train, upcoming
 from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.schedule import TokenSchedule
-from adaptive_jax.runs.directory import RunDirectory
+from adaptive_jax.policies.token import TokenAdapter
+from adaptive_jax.runs.directory import Metrics, RunDirectory
+from adaptive_jax.runs.fingerprint import (
+    Fingerprint,
+    FingerprintMismatch,
+    code_fingerprint,
+    model_fingerprint,
+    problems_fingerprint,
+)
+from adaptive_jax.runs.records import NotWritten
+from adaptive_jax.runs.stopping import Stop, Stopped
 from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Problem, normalise_question
 
@@ -38,6 +51,8 @@ _CONSOLE = _TqdmHandler()
 ConfigT = TypeVar("ConfigT")
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+DIVERGED = "diverged.npz"
+UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every")  # flags that change no number
 TINY_BUDGETS = (48, 64, 96)
 DEFAULT_BUDGETS = (256, 512, 1024)
 
@@ -57,7 +72,9 @@ class Config:
         seed: the first seed; fixes every draw.
         budget: token budgets, in tokens (48 64 96 for tiny, 256 512 1024 otherwise).
         cot: ask step by step (all), for the answer alone (none), or half and half (mix).
-        run_dir: where results go (runs/<experiment>-<time> if not given).
+        run_dir: where results go (runs/<experiment>-<time> if not given); a run with checkpoints there goes on.
+        resume: go on with the run in --run-dir, and start anew where it has no checkpoint yet.
+        allow_changed: what may differ from the run that goes on, such as `code` or `updates`; an error names it.
         rows: completions decoded side by side.
         skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
     """
@@ -72,6 +89,8 @@ class Config:
     budget: tuple[int, ...] = ()
     cot: Cot = "all"
     run_dir: Path | None = None
+    resume: bool = False
+    allow_changed: tuple[str, ...] = ()
     rows: int = 128
     skip_bad: bool = False
 
@@ -80,6 +99,8 @@ class Config:
         self.at_least(0, "seed")
         if any(budget < 1 for budget in self.budget):
             raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
+        if self.resume and self.run_dir is None:
+            raise ValueError("--resume goes with --run-dir: name the run that is to go on")
 
     def at_least(self, least: int, *flags: str) -> None:
         """Raises ValueError, naming the flag, where one of `flags` is below `least`."""
@@ -103,6 +124,23 @@ class Config:
     def slow(self) -> bool:
         """Whether defaults are cut so that a run ends on the day it started: a real model on a CPU."""
         return self.model != "tiny" and jax.default_backend() == "cpu"
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """Flags of every experiment that trains.
+
+    Attributes:
+        updates: policy-gradient updates per adapter and seed (60; 6 for a real model on a CPU).
+        checkpoint_every: updates between two checkpoints.
+    """
+
+    updates: int | None = None
+    checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "updates", "checkpoint_every")
 
 
 def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description: str | None) -> None:
@@ -135,19 +173,96 @@ def asked_for() -> Iterator[None]:
 
 
 @contextmanager
-def open_run(experiment: str, config: Config) -> Iterator[RunDirectory]:
-    """The run directory of an experiment, readable at every moment; after Ctrl-C a line says where it is."""
+def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Iterator[RunDirectory]:
+    """The run directory of an experiment, readable at every moment; one with checkpoints goes on.
+
+    SIGTERM and Ctrl-C end the run with what it has saved, a line that says where it is, and status 143 or 130; a disk that is
+    full and a training that diverges end it with status 1, a checkpoint that is not of this run with status 2.
+    """
     path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with asked_for():
-        run = RunDirectory(path, config)
+        fingerprint = fingerprint_of(experiment, config, lm, splits)
+        run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed)
     log.info("%s: results go to %s", experiment, path)
     try:
-        yield run
-    except KeyboardInterrupt:
-        print(f"interrupted: what was measured so far is in {path}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        with run.stop:
+            yield run
+    except KeyboardInterrupt as error:
+        print(f"interrupted: what was measured so far is in {path}; --run-dir {path} --resume goes on", file=sys.stderr)
+        sys.exit(error.status if isinstance(error, Stopped) else INTERRUPTED)
+    except NotWritten as error:
+        print(f"error: {error}. Mend that, and --run-dir {path} --resume goes on from what was saved before", file=sys.stderr)
+        sys.exit(1)
+    except FingerprintMismatch as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDiverged as error:
+        np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
+        print(f"error: {error}. The batch is in {path / DIVERGED}", file=sys.stderr)
+        sys.exit(1)
     finally:
         run.close()
+
+
+def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") -> Fingerprint:
+    """What decides the numbers of an experiment: its flags, model, problems and code."""
+    flags = {f"{field.name.replace('_', '-')}": getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        "experiment": experiment,
+        **{name: value for name, value in flags.items() if name not in UNDECISIVE},
+        **model_fingerprint(lm),
+        "test-problems": problems_fingerprint(splits.test),
+        "validation-problems": problems_fingerprint(splits.validation),
+        "training-problems": problems_fingerprint(splits.train),
+        **code_fingerprint(Path(__file__).parent),
+    }
+
+
+def train_stage(
+    run: RunDirectory,
+    name: str,
+    environment: Environment,
+    adapter: TokenAdapter,
+    settings: TrainSettings,
+    config: TrainingConfig,
+    *,
+    usable: np.ndarray,
+    measure: Callable[[TrainState], Metrics],
+) -> tuple[TokenAdapter, list[Metrics]]:
+    """The training of one adapter as a stage of a run, with checkpoints: the trained adapter, and the metrics of all updates.
+
+    Args:
+        run: the run; the stage can be stopped.
+        name: of the stage, also on the progress line.
+        environment, settings, usable: see `train`.
+        adapter: where to start.
+        config: how often to save, and what may differ from an earlier process of this run.
+        measure: further metrics of a state, after each update.
+
+    Raises:
+        FingerprintMismatch: the checkpoint foresaw other questions, budgets or keys than now follow from the settings.
+        Stopped, NotWritten, FingerprintMismatch: see `RunDirectory.loop`.
+        TrainingDiverged: see `train`.
+    """
+
+    def pause(done: int) -> None:
+        run.stop.check()
+
+    def steps(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
+        foreseen = upcoming(usable, settings, state.update)
+        if not config.allow_changed and not np.array_equal(state.upcoming, foreseen):
+            raise FingerprintMismatch(
+                f"{name}: update {state.update + 1} would draw other questions, budgets or keys than before"
+            )
+        with Progress(name, settings.updates, run.stop) as progress:
+            progress.at_least(state.update)
+            for reached, metrics in train(environment, state, settings, usable=usable, on_progress=pause):
+                yield reached, measure(reached) | metrics
+                progress.at_least(reached.update, f"reward {metrics['reward']:.2f}")
+
+    start = first_state(adapter, settings, usable)
+    state, curve = run.loop(name, start, steps, every=config.checkpoint_every)
+    return state.adapter, curve
 
 
 @dataclass(frozen=True)
@@ -219,10 +334,11 @@ class Progress:
     Args:
         label: what is being done.
         total: how much of it there is.
+        stop: looked at with every report: where the run has been asked to stop, `Stopped` is raised.
     """
 
-    def __init__(self, label: str, total: int):
-        self._label, self._total = label, total
+    def __init__(self, label: str, total: int, stop: Stop):
+        self._label, self._total, self._stop = label, total, stop
         self._first: tuple[float, int] | None = None  # time and count of the first report; what is before it is compilation
         self._told = time.monotonic()
         self._bar = tqdm(
@@ -236,6 +352,7 @@ class Progress:
 
     def at_least(self, done: int, note: str = "") -> None:
         """So much is done."""
+        self._stop.check()
         now = time.monotonic()
         if not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)

@@ -5,7 +5,8 @@
 
 The paper's main experiment (arXiv 2603.09065, token-level adapter on MATH). By default it runs on the embedded model and its
 arithmetic task, in minutes on two CPU cores. Writes config.json, environment.json, metrics.jsonl, results.json, results.md,
-two figures and the trained adapters into the run directory.
+two figures, checkpoints and the trained adapters into the run directory. The same command with that --run-dir goes on with a
+run that was cut off, and comes to the same bits.
 """
 
 import dataclasses
@@ -23,13 +24,15 @@ from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, caption, markdown_table, results_json, rows_of
 from adaptive_jax.learning.environment import Environment, questions
-from adaptive_jax.learning.train import Metrics, TrainSettings, collect, train, usable_questions
+from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
+from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
-from adaptive_jax.runs.directory import RunDirectory
-from experiments.common import Config, Progress, asked_for, fork_schedule, launch, load_splits, open_run
+from adaptive_jax.runs.directory import Metrics, RunDirectory
+from adaptive_jax.runs.stopping import Stop
+from experiments.common import Progress, TrainingConfig, asked_for, fork_schedule, launch, load_splits, open_run, train_stage
 
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
@@ -41,11 +44,10 @@ ADAPTERS: dict[str, tuple[str, Inputs]] = {
 
 
 @dataclass(frozen=True)
-class MathToken(Config):
+class MathToken(TrainingConfig):
     """Train the token-level adapter and compare it with static baselines.
 
     Attributes:
-        updates: policy-gradient updates per adapter and seed (60; 6 for a real model on a CPU).
         prompts: prompts per update, each with its own draw of the token budget (32; 8 for a real model on a CPU).
         completions: completions per prompt in training, for the leave-one-out baseline.
         learning_rate: of Adam.
@@ -53,7 +55,6 @@ class MathToken(Config):
         validate_every: updates between two validations.
     """
 
-    updates: int | None = None
     prompts: int | None = None
     completions: int = 8
     learning_rate: float = 2e-3
@@ -62,7 +63,7 @@ class MathToken(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(1, "updates", "prompts", "validate_every")
+        self.at_least(1, "prompts", "validate_every")
         self.at_least(2, "completions")
         self.at_least(0, "learning_rate", "entropy_bonus")
 
@@ -91,7 +92,7 @@ def main(config: MathToken) -> Path:
         validation = Environment(lm, questions(splits.validation, config.cot))
         for environment in (test, training, validation):
             environment.check(max(config.budgets))
-    with open_run("math_token", config) as run:
+    with open_run("math_token", config, lm, splits) as run:
         log.info(
             "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
             lm.name,
@@ -119,15 +120,15 @@ def compare(test: Environment, training: Environment, validation: Environment, c
         return table
 
     for name, policy in baselines(lm, config).items():
-        report(name, [score(test, policy, name, budgets, config)])
-    usable = {seed: opening_pass(training, config, budgets, seed, run) for seed in config.training_seeds}
+        report(name, [score(test, policy, name, config, run)])
+    usable = {seed: opening_pass(training, config, seed, run) for seed in config.training_seeds}
     curves: dict[str, list[Metrics]] = {}
     for method, (name, inputs) in ADAPTERS.items():
         scores = []
         for seed in config.training_seeds:
-            adapter, curve = train_adapter(training, validation, config, budgets, method, inputs, seed, usable[seed], run)
+            adapter, curve = train_adapter(training, validation, config, method, inputs, seed, usable[seed], run)
             curves.setdefault(name, curve)
-            scores.append(score(test, adapter, f"{name}, seed {seed}", budgets, config))
+            scores.append(score(test, adapter, f"{name}, seed {seed}", config, run))
         table = report(name, scores)
     training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
     budget_figure(run.path / "budgets.png", rows, trained=[name for name, _ in ADAPTERS.values()])
@@ -145,33 +146,36 @@ def baselines(lm: LM, config: MathToken) -> dict[str, Policy]:
     return policies
 
 
-def score(environment: Environment, policy: Policy, name: str, budgets: tuple[int, ...], config: MathToken) -> Scores:
+def score(environment: Environment, policy: Policy, name: str, config: MathToken, run: RunDirectory) -> Scores:
     """Pass@1 of a policy at every budget, with the same draws for every policy."""
-    with Progress(f"evaluating {name}", len(environment) * (len(budgets) if policy.sees_budget else 1)) as progress:
-        scores = evaluate(
-            environment,
-            policy,
-            budgets,
-            key=jax.random.key(config.seed),
-            rows=config.rows,
-            on_progress=progress.at_least,
-        )
+    budgets, label = config.budgets, f"evaluating {name}"
+
+    def compute() -> dict[str, np.ndarray]:
+        with Progress(label, len(environment) * (len(budgets) if policy.sees_budget else 1), run.stop) as progress:
+            key = jax.random.key(config.seed)
+            scores = evaluate(environment, policy, budgets, key=key, rows=config.rows, on_progress=progress.at_least)
+        return vars(scores)
+
+    scores = Scores(**run.stage(label, compute, given=policy))
     log.info("%-32s %s", name, "  ".join(f"{100 * value:5.1f}" for value in scores.accuracy()))
     return scores
 
 
-def opening_pass(
-    training: Environment, config: MathToken, budgets: tuple[int, ...], seed: int, run: RunDirectory
-) -> np.ndarray:
+def opening_pass(training: Environment, config: MathToken, seed: int, run: RunDirectory) -> np.ndarray:
     """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log.
 
     Where none does, all of them: the run goes on, and later draws may still find a signal.
     """
-    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", budget_scale=max(budgets), seed=seed)
-    settings = config.settings(seed)
-    with Progress(f"opening pass, seed {seed}", len(training) * settings.filter_completions) as progress:
-        usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
-    run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
+    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", budget_scale=max(config.budgets), seed=seed)
+    settings, label = config.settings(seed), f"opening pass, seed {seed}"
+
+    def compute() -> dict[str, np.ndarray]:
+        with Progress(label, len(training) * settings.filter_completions, run.stop) as progress:
+            usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
+        run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
+        return {"usable": usable}
+
+    usable = run.stage(label, compute)["usable"]
     log.info("seed %d: %d of %d training questions carry a signal", seed, len(usable), len(training))
     if len(usable) == 0:
         log.warning(
@@ -185,7 +189,6 @@ def train_adapter(
     training: Environment,
     validation: Environment,
     config: MathToken,
-    budgets: tuple[int, ...],
     method: str,
     inputs: Inputs,
     seed: int,
@@ -193,28 +196,34 @@ def train_adapter(
     run: RunDirectory,
 ) -> tuple[TokenAdapter, list[Metrics]]:
     """One adapter trained and saved, and its metrics per update."""
-    hidden_size = training.lm.config.hidden_size
-    adapter = token_adapter(hidden_size, inputs=inputs, budget_scale=max(budgets), seed=seed)
-    curve = []
     settings = config.settings(seed)
-    with Progress(f"training {ADAPTERS[method][0]}, seed {seed}", settings.updates) as progress:
-        for trained, metrics in train(training, adapter, settings, usable=usable):
-            adapter, update = trained, metrics["update"]
-            if update % config.validate_every == 0 or update in (1, settings.updates):
-                metrics["validation_reward"] = validate(validation, adapter, settings)
-            run.log(method=method, seed=seed, **metrics)
-            curve.append(metrics)
-            progress.at_least(update, f"reward {metrics['reward']:.2f}")
-    save_adapter(run.path / "adapters" / f"{method}-seed{seed}", adapter)
+
+    def measure(state: TrainState) -> Metrics:
+        due = state.update % config.validate_every == 0 or state.update in (1, settings.updates)
+        validated = {"validation_reward": validate(validation, state.adapter, settings, run.stop)} if due else {}
+        return {"method": method, "seed": seed} | validated
+
+    hidden_size = training.lm.config.hidden_size
+    adapter, curve = train_stage(
+        run,
+        f"training {ADAPTERS[method][0]}, seed {seed}",
+        training,
+        token_adapter(hidden_size, inputs=inputs, budget_scale=max(config.budgets), seed=seed),
+        settings,
+        config,
+        usable=usable,
+        measure=measure,
+    )
+    save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint)
     return adapter, curve
 
 
-def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSettings) -> float:
+def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSettings, stop: Stop) -> float:
     """Mean reward on the validation questions, the budgets in turn, with the same draws at every validation."""
     budgets = np.resize(settings.budgets, len(environment))
     asked = np.arange(len(environment))
     once = dataclasses.replace(settings, completions=1)
-    _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0)
+    _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0, on_progress=lambda _: stop.check())
     return float((rewards * valid).sum() / max(valid.sum(), 1))
 
 

@@ -41,6 +41,7 @@ def rollout(
     max_positions: int | None = None,
     prompt_width: int = 1,
     on_progress: Callable[[int], None] | None = None,
+    on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
 ) -> Trajectory:
     """Decode `completions` completions of every prompt under a policy.
 
@@ -60,7 +61,9 @@ def rollout(
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
             prompt of all) and one largest budget share the compilation of the loop.
-        on_progress: called with the number of completions that have ended.
+        on_progress: called between two chunks, with the number of completions that have ended.
+        on_ended: called between two chunks with those that have ended since: their numbers, int [M] (completion n is number
+            n % G of prompt n // G), tokens, int32 [M, T], and lengths, int32 [M].
 
     Raises:
         ValueError: no prompt, rows, chunk or completions below 1, or a prompt that `check_prompts` refuses.
@@ -72,7 +75,7 @@ def rollout(
             raise ValueError(f"{name} is {value}: give at least 1")
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
-    return _Rollout(decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest).run(on_progress)
+    return _Rollout(decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest).run(on_progress, on_ended)
 
 
 class _Rollout:
@@ -110,7 +113,11 @@ class _Rollout:
         self._short = round_up(width + part) if SHORT_BUDGET <= part < budget else self._long
         self._start(rows, self._short)
 
-    def run(self, on_progress: Callable[[int], None] | None) -> Trajectory:
+    def run(
+        self,
+        on_progress: Callable[[int], None] | None,
+        on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
+    ) -> Trajectory:
         """Decode to the end."""
         ended = 0
         while True:
@@ -125,9 +132,11 @@ class _Rollout:
                 self._decoder, self._policy, self._stop_ids, self._state, size=self._size, chunk=self._chunk
             )
             self._harvest.collect(outputs, self._row)
-            over = self._busy & ~np.asarray(self._state.alive)
+            over = np.flatnonzero(self._busy & ~np.asarray(self._state.alive))
+            if on_ended is not None and len(over):
+                on_ended(self._row[over], *self._harvest.completions(self._row[over]))
             self._row[over] = -1
-            ended += int(over.sum())
+            ended += len(over)
             if on_progress is not None:
                 on_progress(ended)
 

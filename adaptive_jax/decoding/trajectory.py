@@ -71,6 +71,10 @@ class TrajectoryBuilder:
         """int32 [M], the last new tokens of completions int [M] that have some."""
         return self._arrays["token"][completions, self.lengths[completions] - 1]
 
+    def completions(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """New tokens so far, int32 [M, T], and how many they are, int32 [M], of completions int [M]."""
+        return self._arrays["token"][numbers], self.lengths[numbers]
+
     def collect(self, outputs: StepOutput, row_completion: np.ndarray) -> None:
         """Store a chunk's outputs, fields [C, R]: row r went on with completion `row_completion[r]`, -1 for none."""
         alive = np.asarray(outputs.alive)

@@ -1,14 +1,17 @@
 """Was it right? Policies on questions, at several token budgets at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
+from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.learning.environment import Environment
+from adaptive_jax.policies.fixed import InTurn
+from adaptive_jax.tasks.problem import VERDICTS
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,12 @@ class Scores:
     Attributes:
         rewards: float32 [Q, G, K].
         valid: bool [Q, G, K], False where the grader failed.
+        verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
     """
 
     rewards: np.ndarray
     valid: np.ndarray
+    verdicts: np.ndarray = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
 
     def accuracy(self) -> np.ndarray:
         """float [K], Pass@1 at each budget: the mean over questions and completions."""
@@ -53,24 +58,65 @@ def evaluate(
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]
-    trajectory = rollout(
-        lm.decoder,
-        policy,
-        [environment.prompt(index, budget) for budget in rolled for index in range(count)],
-        key=key,
-        stop_ids=lm.stop_ids,
-        completions=completions,
-        rows=rows,
-        max_positions=lm.config.max_positions,
-        prompt_width=environment.prompt_width,
-        on_progress=on_progress,
-    )
-    asked = np.repeat(np.arange(count), completions)
-    rewards, valid = np.zeros((2, count, completions, len(budgets)), np.float32)
-    for k, budget in enumerate(budgets):
-        start = k * len(asked) if policy.sees_budget else 0
-        own = slice(start, start + len(asked))
-        used = np.minimum(trajectory.lengths[own], budget)
-        reward, known = environment.rewards(trajectory.tokens[own], used, asked)
-        rewards[:, :, k], valid[:, :, k] = reward.reshape(count, -1), known.reshape(count, -1)
-    return Scores(rewards, valid.astype(bool))
+    asked = np.tile(np.repeat(np.arange(count), completions), len(rolled))
+    with environment.grading(asked, None if policy.sees_budget else budgets) as grading:
+        rollout(
+            lm.decoder,
+            policy,
+            [environment.prompt(index, budget) for budget in rolled for index in range(count)],
+            key=key,
+            stop_ids=lm.stop_ids,
+            completions=completions,
+            rows=rows,
+            max_positions=lm.config.max_positions,
+            prompt_width=environment.prompt_width,
+            on_progress=on_progress,
+            on_ended=grading.add,
+        )
+        rewards, valid = grading.rewards()
+    if policy.sees_budget:  # [K, Q, G]
+        shape, axes = (len(budgets), count, completions), (1, 2, 0)
+    else:  # [Q, G, K]
+        shape, axes = (count, completions, len(budgets)), (0, 1, 2)
+    counts = np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS])
+    return Scores(rewards.reshape(shape).transpose(axes), valid.reshape(shape).transpose(axes), counts)
+
+
+@dataclass(frozen=True)
+class ActionScores:
+    """Every action on every question; Q questions, A actions, G completions each, K token budgets.
+
+    A policy that holds one action per question needs no decoding to be evaluated: its completions are among these.
+
+    Attributes:
+        wins: bool [K, Q, A, G], whether the completion is right.
+        known: bool [Q], whether the grader judged all of the question's completions.
+    """
+
+    wins: np.ndarray
+    known: np.ndarray
+
+
+def score_actions(
+    environment: Environment,
+    actions: Sequence[SamplingParams],
+    budgets: Sequence[int],
+    *,
+    key: jax.Array,
+    completions: int,
+    rows: int = 256,
+    on_progress: Callable[[int], None] | None = None,
+) -> ActionScores:
+    """Try every action `completions` times on every question, in one rollout: one compilation, every prompt computed once.
+
+    Args:
+        environment: Q questions.
+        actions: A settings, each held for a whole completion.
+        budgets, key, rows, on_progress: see `evaluate`.
+        completions: G per question and action.
+    """
+    policy = InTurn(SamplingParams.stack(actions))
+    total = completions * len(actions)
+    scores = evaluate(environment, policy, budgets, key=key, completions=total, rows=rows, on_progress=on_progress)
+    wins = scores.rewards.astype(bool).reshape(len(environment), completions, len(actions), len(budgets))
+    return ActionScores(wins.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)))

@@ -1,7 +1,9 @@
 """Where prompts and rewards come from. Text lives on this side; the learner sees trajectories and numbers."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import Form, encode, render
 from adaptive_jax.tasks.grading import grade_many, rewards
-from adaptive_jax.tasks.problem import Problem
+from adaptive_jax.tasks.problem import Problem, Verdict
 
 Cot = Literal["none", "all", "mix"]
 
@@ -47,10 +49,11 @@ class Environment:
         lm: the model.
         asked: Q questions.
         thinking: for chat templates that know thinking, whether it is on; None leaves their default.
+        allow_unsandboxed: run programs even where this machine has no sandbox for them.
     """
 
-    def __init__(self, lm: LM, asked: Sequence[Question], *, thinking: bool | None = None):
-        self.lm, self.questions = lm, list(asked)
+    def __init__(self, lm: LM, asked: Sequence[Question], *, thinking: bool | None = None, allow_unsandboxed: bool = False):
+        self.lm, self.questions, self.allow_unsandboxed = lm, list(asked), allow_unsandboxed
         texts = [prompt(lm, q.problem, q.cot, thinking) for q in self.questions]
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
 
@@ -73,17 +76,60 @@ class Environment:
         identity = question.problem.id if question.cot else f"{question.problem.id}#direct"
         return Prompt(identity, self._tokens[index], budget)
 
-    def rewards(
-        self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards of completions.
+    def grading(self, asked: Sequence[int] | np.ndarray, cuts: Sequence[int] | None = None) -> "Grading":
+        """Grades completions, which answer questions `asked`, int [N], while others are still decoded."""
+        return Grading(self, np.asarray(asked), cuts)
+
+    def verdicts(self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray) -> list[Verdict]:
+        """Verdicts on completions.
 
         Args:
             tokens: int32 [N, T]; lengths: int [N], how many of them are judged.
             asked: int [N], the question that each completion answers.
-
-        Returns:
-            float32 [N] in {0, 1}, and bool [N]: False where the grader failed and nothing is known.
         """
         texts = decode_texts(self.lm, tokens, lengths)
-        return rewards(grade_many([self.questions[i].problem for i in asked], texts))
+        return grade_many([self.questions[i].problem for i in asked], texts, allow_unsandboxed=self.allow_unsandboxed)
+
+
+class Grading:
+    """Grades completions as they end, in a thread, so that it overlaps with decoding; a context manager.
+
+    Args:
+        environment: whose questions are answered.
+        asked: int [N], the question that each completion answers.
+        cuts: K lengths at which completions are judged, as if they had been cut off there; None judges them whole, K = 1.
+    """
+
+    def __init__(self, environment: Environment, asked: np.ndarray, cuts: Sequence[int] | None):
+        self._environment, self._asked, self._cuts = environment, asked, cuts
+        self._verdicts = np.full((len(asked), len(cuts or (0,))), "", dtype=object)
+        self._pending: list[Future[None]] = []
+        self._executor = ThreadPoolExecutor(1)
+
+    def add(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Completions `numbers`, int [M], have ended: tokens int32 [M, T], lengths int32 [M]. For `rollout`'s `on_ended`."""
+        self._pending.append(self._executor.submit(self._judge, numbers, tokens, lengths))
+
+    def _judge(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        ends = lengths[:, None] if self._cuts is None else np.minimum(lengths[:, None], np.array(self._cuts))
+        copies = np.repeat(np.arange(len(numbers)), ends.shape[1])
+        verdicts = self._environment.verdicts(tokens[copies], ends.reshape(-1), self._asked[numbers[copies]])
+        self._verdicts[numbers] = np.array(verdicts, object).reshape(ends.shape)
+
+    def verdicts(self) -> np.ndarray:
+        """Every verdict, object [N, K]; waits for those that are not given yet. Raises what the grader raised."""
+        for pending in self._pending:
+            pending.result()
+        return self._verdicts
+
+    def rewards(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [N, K] in {0, 1}, and bool [N, K]: False where the grader failed and nothing is known."""
+        verdicts = self.verdicts()
+        correct, known = rewards(verdicts.reshape(-1).tolist())
+        return correct.reshape(verdicts.shape), known.reshape(verdicts.shape)
+
+    def __enter__(self) -> "Grading":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._executor.shutdown(cancel_futures=True)

@@ -10,12 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
@@ -24,10 +24,10 @@ from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.filter import has_signal
 from adaptive_jax.learning.reinforce import leave_one_out, pad_decisions, reinforce_update
 from adaptive_jax.policies.token import TokenAdapter
+from adaptive_jax.runs.directory import Metrics
+from adaptive_jax.runs.records import tree_digest
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainSettings:
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end.
         filter_completions: completions per prompt of the opening pass that finds prompts without signal; 0 skips it.
-        max_skipped: updates in a row that may be skipped for a loss or gradient that is not finite.
+        max_skipped: updates in a row that may be skipped for a reward, feature, loss or gradient that is not finite.
         rows: how many completions are decoded side by side.
         seed: fixes the prompts, the budgets and every draw.
     """
@@ -60,67 +60,137 @@ class TrainSettings:
 
 
 class TrainingDiverged(RuntimeError):
-    """Too many updates in a row had a loss or gradient that is not finite."""
+    """Too many updates in a row met a reward, feature, loss or gradient that is not finite.
+
+    Attributes:
+        batch: the rollouts of the last of them: questions, budgets, tokens, lengths, actions, decisions, features, rewards.
+    """
+
+    def __init__(self, message: str, batch: dict[str, np.ndarray]):
+        super().__init__(message)
+        self.batch = batch
 
 
-def train(
-    environment: Environment,
-    adapter: TokenAdapter,
-    settings: TrainSettings,
-    *,
-    usable: np.ndarray,
-) -> Iterator[tuple[TokenAdapter, Metrics]]:
-    """Train an adapter; yields it after every update, with the update's metrics.
+@struct.dataclass
+class TrainState:
+    """All that decides how a training goes on, besides its questions and settings.
 
-    Args:
-        environment: the training questions.
-        adapter: where to start.
-        settings: see `TrainSettings`.
-        usable: int [U], indices of the questions to train on, at least one (see `usable_questions`).
+    Attributes:
+        adapter: the policy as it is.
+        opt_state: of Adam.
+        update: how many updates are done.
+        skipped: how many of them were skipped in a row, up to the last.
+        total_skipped: how many were skipped at all.
+        upcoming: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and its key.
+            It follows from the settings and is here to be compared.
+    """
+
+    adapter: TokenAdapter
+    opt_state: optax.OptState
+    update: int
+    skipped: int
+    total_skipped: int
+    upcoming: np.ndarray
+
+
+def first_state(adapter: TokenAdapter, settings: TrainSettings, usable: np.ndarray) -> TrainState:
+    """Before the first update; `usable` as in `train`.
 
     Raises:
         ValueError: no usable question, or fewer than 2 completions per prompt.
-        TrainingDiverged: more than `max_skipped` updates in a row were not finite.
     """
     if len(usable) == 0:
         raise ValueError("no question carries a signal: every one is always or never solved at these budgets")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
+    opt_state = _adam(settings.learning_rate).init(adapter.params)
+    return TrainState(adapter, opt_state, 0, 0, 0, upcoming(usable, settings, 0))
+
+
+def upcoming(usable: np.ndarray, settings: TrainSettings, update: int) -> np.ndarray:
+    """What an update draws, as a digest (`TrainState.upcoming`), after `update` updates."""
+    asked, budgets = draw_questions(usable, settings, update + 1)
+    drawn = (asked, budgets, jax.random.key_data(_key(settings, update + 1)))
+    return np.frombuffer(bytes.fromhex(tree_digest(drawn)), np.uint8)
+
+
+def train(
+    environment: Environment,
+    state: TrainState,
+    settings: TrainSettings,
+    *,
+    usable: np.ndarray,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Train an adapter; yields the state after every update, with the update's metrics.
+
+    Args:
+        environment: the training questions.
+        state: where to start: `first_state`, or a later one, from which the same states follow as before.
+        settings: see `TrainSettings`.
+        usable: int [U], indices of the questions to train on, at least one (see `usable_questions`).
+        on_progress: called now and then during an update, with the number of its completions that have ended.
+
+    Raises:
+        TrainingDiverged: more than `max_skipped` updates in a row were not finite.
+    """
     optimizer = _adam(settings.learning_rate)
-    opt_state = optimizer.init(adapter.params)
-    skipped = total_skipped = 0
-    for update in range(1, settings.updates + 1):
+    for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
-        trajectory, rewards, valid = collect(environment, adapter, settings, asked, budgets, update)
+        trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
         advantages = leave_one_out(rewards, valid).reshape(-1)
         completion, step = np.nonzero(trajectory.decisions)
         actions = trajectory.actions[completion, step]
         known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
         batch = pad_decisions(trajectory.features[known], actions[known], advantages[completion[known]])
         bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
-        adapter, opt_state, learnt = reinforce_update(adapter, opt_state, batch, jnp.float32(bonus), optimizer=optimizer)
-        skipped = 0 if bool(learnt["applied"]) else skipped + 1
-        total_skipped += skipped > 0
-        if skipped:
-            log.warning("update %d was skipped: its loss or gradient is not finite (%d in a row)", update, skipped)
-        if skipped > settings.max_skipped:
-            raise TrainingDiverged(
-                f"{skipped} updates in a row had a loss or gradient that is not finite, the last one update {update}: "
-                "lower the learning rate, or look at the features and rewards"
-            )
-        yield (
+        adapter, opt_state, learnt = reinforce_update(
+            state.adapter, state.opt_state, batch, jnp.float32(bonus), optimizer=optimizer
+        )
+        values = {"reward": rewards[valid], "feature": trajectory.features[known], "loss": learnt["loss"]}
+        values["gradient"] = learnt["gradient_norm"]
+        bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+        if bad:
+            adapter, opt_state = state.adapter, state.opt_state
+            skipped = state.skipped + 1
+            log.warning("update %d was skipped: not finite: %s (%d in a row)", update, ", ".join(bad), skipped)
+            if skipped > settings.max_skipped:
+                raise TrainingDiverged(
+                    f"{skipped} updates in a row were skipped, the last one update {update}; not finite: {', '.join(bad)}. "
+                    "Lower the learning rate, or look at the features and rewards",
+                    _batch(trajectory, asked, budgets, rewards, valid),
+                )
+        state = TrainState(
             adapter,
+            opt_state,
+            update,
+            skipped=skipped if bad else 0,
+            total_skipped=state.total_skipped + bool(bad),
+            upcoming=upcoming(usable, settings, update),
+        )
+        yield (
+            state,
             {
                 "update": update,
                 "reward": float((rewards * valid).sum() / max(valid.sum(), 1)),
                 "grader_errors": int((~valid).sum()),
-                "skipped_updates": total_skipped,
+                "skipped_updates": state.total_skipped,
                 "decisions": len(completion),
                 "new_tokens": float(trajectory.lengths.mean()),
                 "useful_row_steps": float(trajectory.lengths.sum() / trajectory.row_steps),
                 **{name: np.asarray(value).tolist() for name, value in learnt.items()},
+                "applied": not bad,
             },
         )
+
+
+def _batch(
+    trajectory: Trajectory, asked: np.ndarray, budgets: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The rollouts of an update, for a file."""
+    per_step = {name: getattr(trajectory, name) for name in ("tokens", "lengths", "actions", "decisions")}
+    features = trajectory.features.astype(np.float32)  # NumPy's files know no bfloat16
+    return {"questions": asked, "budgets": budgets, "rewards": rewards, "valid": valid, "features": features, **per_step}
 
 
 @functools.cache
@@ -160,6 +230,10 @@ def draw_questions(usable: np.ndarray, settings: TrainSettings, update: int) -> 
     return asked, np.random.default_rng([settings.seed, 2, update]).choice(settings.budgets, len(asked))
 
 
+def _key(settings: TrainSettings, update: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(settings.seed), update)
+
+
 def collect(
     environment: Environment,
     policy: Policy,
@@ -177,18 +251,20 @@ def collect(
         first = seen[index] * settings.completions
         prompts.append(dataclasses.replace(environment.prompt(index, budget), first_completion=first))
         seen[index] += 1
-    trajectory = rollout(
-        lm.decoder,
-        policy,
-        prompts,
-        key=jax.random.fold_in(jax.random.key(settings.seed), update),
-        stop_ids=lm.stop_ids,
-        completions=settings.completions,
-        rows=settings.rows,
-        max_positions=lm.config.max_positions,
-        prompt_width=environment.prompt_width,
-        on_progress=on_progress,
-    )
-    rewards, valid = environment.rewards(trajectory.tokens, trajectory.lengths, np.repeat(asked, settings.completions))
+    with environment.grading(np.repeat(asked, settings.completions)) as grading:
+        trajectory = rollout(
+            lm.decoder,
+            policy,
+            prompts,
+            key=_key(settings, update),
+            stop_ids=lm.stop_ids,
+            completions=settings.completions,
+            rows=settings.rows,
+            max_positions=lm.config.max_positions,
+            prompt_width=environment.prompt_width,
+            on_progress=on_progress,
+            on_ended=grading.add,
+        )
+        rewards, valid = grading.rewards()
     shape = (len(asked), settings.completions)
     return trajectory, rewards.reshape(shape), valid.reshape(shape)

@@ -1,4 +1,4 @@
-"""Policies that hold one action for a whole completion and learn nothing: static and mixed."""
+"""Policies that hold one action for a whole completion and learn nothing: static, mixed, and each action in turn."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,14 @@ class MixedPolicy:
 
     def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         return held, jnp.zeros((held.shape[0], 0), jnp.float32)
+
+
+@struct.dataclass
+class InTurn(MixedPolicy):
+    """Completion j of a prompt holds action j mod A: all actions of a prompt are scored in one rollout of A * G completions."""
+
+    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+        return jnp.mod(prompt.completion, len(self.actions))
 
 
 def static(temperature: Value = 1.0, top_k: Value = 0, top_p: Value = 1.0, min_p: Value = 0.0) -> MixedPolicy:

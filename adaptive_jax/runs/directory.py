@@ -1,114 +1,275 @@
-"""A run's directory: what was asked for, on what it ran, what was measured."""
+"""A run's directory: what was asked for, on what it ran, what was measured, and the stages that are behind it.
+
+A run is a sequence of named stages, none inside another: an evaluation, an opening pass, the training of an adapter. What a
+stage found is a record (`adaptive_jax.runs.records`) under checkpoints/, with the lines that it logged. A run that goes on
+takes it from there instead of computing it anew, and puts metrics.jsonl together again, so that each line is in it once.
+"""
 
 import dataclasses
-import importlib.metadata
+import fcntl
 import json
+import logging
 import math
 import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
+import re
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import jax
 import numpy as np
 
-VERSIONS = ("adaptive-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+from adaptive_jax.runs.checkpoints import Checkpoints
+from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint
+from adaptive_jax.runs.machine import environment
+from adaptive_jax.runs.records import (
+    DamagedRecord,
+    NotWritten,
+    Record,
+    named_leaves,
+    read_manifest,
+    replace_leaves,
+    tree_digest,
+)
+from adaptive_jax.runs.stopping import Stop, Stopped
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+
+Metrics = dict[str, Any]
+
+
+class State(Protocol):
+    """A pytree of all that decides how a loop goes on."""
+
+    @property
+    def update(self) -> int: ...
+
+
+StateT = TypeVar("StateT", bound=State)
 
 
 class RunDirectory:
-    """A directory with config.json, environment.json and metrics.jsonl, readable at every moment of the run.
+    """A directory with config.json, environment.json, metrics.jsonl and checkpoints, readable at every moment of the run.
 
     Args:
-        path: the directory; made if missing.
+        path: the directory; made if missing. With checkpoints in it, the run in it goes on.
         config: what was asked for; a dataclass.
+        fingerprint: what decides the run's numbers.
+        resume: start a run without any checkpoint anew, where its directory exists.
+        allowed: fields of the fingerprint that may differ from those of the run that goes on.
+
+    Attributes:
+        stop: whether the run has been asked to stop; stages look at it.
 
     Raises:
-        FileExistsError: there is a run in the directory already.
-        OSError: it cannot be written.
+        FileExistsError: there is a run in the directory that cannot go on.
+        BlockingIOError: another process is at work in it.
+        FingerprintMismatch, NewerRecord: its checkpoints were made with something else, or by a newer version.
+        OSError: it cannot be written. In all these cases, what is in the directory stays as it is.
     """
 
-    def __init__(self, path: Path, config: Any):
-        self.path = path
-        if (path / "config.json").exists():
-            raise FileExistsError(f"{path} holds a run already: choose another --run-dir, or remove it")
+    def __init__(
+        self, path: Path, config: Any, fingerprint: Fingerprint, *, resume: bool = False, allowed: Collection[str] = ()
+    ):
+        self.path, self.fingerprint, self.stop = path, plain(fingerprint), Stop()
+        self._lines: list[Metrics] = []  # what the present stage has logged
         machine = environment()
-        path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", dataclasses.asdict(config))
-        self.write_json("environment.json", machine)
-        self._metrics = (path / "metrics.jsonl").open("a")
+        checkpoints = path / CHECKPOINTS
+        if (path / "config.json").exists() and not checkpoints.is_dir():
+            raise FileExistsError(f"{path} holds a run already, and one that cannot go on: choose another --run-dir")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror}): choose another --run-dir") from error
+        try:
+            stages = self._check(allowed)
+            if stages:
+                log.info("going on with the run in %s: checkpoints of %d stages are there", path, stages)
+            elif (path / "config.json").exists() and not resume:
+                raise FileExistsError(
+                    f"{path} holds a run already, without a checkpoint: choose another --run-dir, or start it anew by --resume"
+                )
+            checkpoints.mkdir(exist_ok=True)
+            self.write_json("config.json", dataclasses.asdict(config))
+            self.write_json("environment.json", machine)
+            self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def stage(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]], *, given: Any = None) -> dict[str, np.ndarray]:
+        """A stage that is computed in one go: what `compute` returns, or returned when the run was here before.
+
+        Args:
+            name: tells the run's stages apart.
+            compute: what to do; may call `log`, and `stop.check` where it may be stopped.
+            given: a pytree of arrays that the result depends on besides the fingerprint, such as a trained policy.
+
+        Raises:
+            Stopped: the run has been asked to stop; what was computed meanwhile is not kept.
+            NotWritten: the result cannot be saved.
+        """
+        checkpoints, digest = self._checkpoints(name), tree_digest(given)
+        found = checkpoints.newest()
+        if found is not None and found[1].facts["given"] == digest:
+            self._log_again(found[1])
+            return found[1].arrays
+        if found is not None:
+            log.warning("%s: what it depends on has changed; computing it anew", name)
+        self.stop.check()
+        self._lines = []
+        result = {key: np.asarray(value) for key, value in compute().items()}
+        self.stop.check()
+        checkpoints.save(0, result, self._facts(name, given=digest))
+        return result
+
+    def loop(
+        self, name: str, start: StateT, steps: Callable[[StateT], Iterator[tuple[StateT, Metrics]]], *, every: int
+    ) -> tuple[StateT, list[Metrics]]:
+        """A stage of many steps: the last state, and the metrics of all steps, those of earlier processes included.
+
+        Args:
+            name: tells the run's stages apart.
+            start: the state before the first step.
+            steps: given a state, yields each later one with the metrics of the step there, which are logged.
+            every: steps between two checkpoints; the last state is saved, too.
+
+        Raises:
+            Stopped: the run has been asked to stop; the last state reached before that is saved.
+            NotWritten: a checkpoint cannot be saved.
+            FingerprintMismatch: the newest sound checkpoint is not one of such a state.
+        """
+        checkpoints, state, self._lines = self._checkpoints(name), start, []
+        if (found := checkpoints.newest()) is not None:
+            number, record = found
+            try:
+                state = replace_leaves(start, record.arrays)
+            except ValueError as error:
+                raise FingerprintMismatch(f"{checkpoints.directory}, checkpoint {number}: {error}") from error
+            self._log_again(record)
+            log.info("%s: going on from checkpoint %d", name, number)
+        saved = state.update
+
+        def save() -> None:
+            nonlocal saved
+            if state.update != saved:
+                checkpoints.save(state.update, named_leaves(state), self._facts(name))
+                saved = state.update
+
+        try:
+            self.stop.check()
+            for reached, metrics in steps(state):
+                self.stop.check()  # a step that was under way may have met graders that Ctrl-C ended, too
+                state = reached
+                self.log(**metrics)
+                if state.update % every == 0:
+                    save()
+        except Stopped:
+            save()
+            raise
+        save()
+        lines, self._lines = self._lines, []
+        return state, lines
 
     def log(self, **metrics: Any) -> None:
-        """Append one line to metrics.jsonl; it is on disk when this returns."""
-        self._metrics.write(json.dumps(_plain(metrics)) + "\n")
-        self._metrics.flush()
+        """Append one line to metrics.jsonl; it has left the process when this returns.
+
+        A stage keeps the lines that it logs. What is logged between stages is logged by every process that comes there.
+        """
+        line = plain(metrics)
+        self._lines.append(line)
+        self._append(line)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
-        self.write_text(name, json.dumps(_plain(content), indent=2) + "\n")
+        self.write_text(name, json.dumps(plain(content), indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all."""
         partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
+        try:
+            partial.write_text(text)
+            os.replace(partial, self.path / name)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise NotWritten(f"{self.path / name} could not be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close metrics.jsonl."""
+        """Let go of the directory."""
         self._metrics.close()
+        os.close(self._lock)
+
+    def _checkpoints(self, stage: str) -> Checkpoints:
+        return Checkpoints(self.path / CHECKPOINTS / re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-"))
+
+    def _facts(self, stage: str, **others: Any) -> dict[str, Any]:
+        return {"stage": stage, **others, "fingerprint": self.fingerprint, "metrics": self._lines}
+
+    def _log_again(self, record: Record) -> None:
+        self._lines = record.facts["metrics"]
+        for line in self._lines:
+            self._append(line)
+
+    def _append(self, line: Metrics) -> None:
+        content = (json.dumps(line) + "\n").encode()
+        try:
+            written = self._metrics.write(content)
+        except OSError as error:
+            raise NotWritten(f"{self._metrics.name} could not be written: {error.strerror}") from error
+        if written != len(content):
+            raise NotWritten(f"{self._metrics.name} could not be written: the disk is full")
+
+    def _check(self, allowed: Collection[str]) -> int:
+        """How many stages have a checkpoint; all of them must have this run's fingerprint."""
+        stages = 0
+        for directory in sorted((self.path / CHECKPOINTS).glob("*/")):
+            paths = Checkpoints(directory).paths()
+            stages += bool(paths)
+            for path in paths:
+                try:
+                    recorded = read_manifest(path)["facts"]["fingerprint"]
+                except DamagedRecord:
+                    continue  # told of when the stage is reached
+                check_fingerprint(f"the run in {self.path}", recorded, self.fingerprint, allowed)
+        return stages
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+def read_metrics(path: Path) -> list[Metrics]:
+    """The lines of a run's metrics.jsonl; one that is only half written does not count."""
+    lines = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-def environment() -> dict[str, Any]:
-    """Hardware, versions and commit that a run's numbers belong to."""
-    return {
-        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str | None:
-    """The source tree's commit, with a mark where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types: NumPy scalars and arrays, paths and tuples become them; a number that is not finite becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the directory's lock until it is closed, or the process ends, however it does."""
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise BlockingIOError(f"{path} is in use by {owner}: wait for it, or choose another --run-dir") from error
+    except OSError as error:  # as on some network file systems
+        log.warning("%s cannot be locked (%s): see that no other process works in it", path, error.strerror)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return descriptor

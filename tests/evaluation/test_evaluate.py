@@ -1,5 +1,7 @@
 """Scores of policies at several budgets at once: on the counting model in closed form, and on `tiny` itself."""
 
+import hashlib
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.fixed import MixedPolicy, static
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.tasks.loading import load_problems
+from adaptive_jax.tasks.problem import VERDICTS
 from tests.decoding.counting_lm import greedy_completion
 from tests.learning.questions import STOP, GreedyPath
 from tests.policies.adapters import random_adapter
@@ -18,10 +21,15 @@ KEY = jax.random.key(5)
 
 
 class Measured(GreedyPath):
-    """Reward tells which question was judged and how many of its tokens; nothing is known of question 3."""
+    """The verdict tells which question was judged and how many of its tokens; nothing is known of question 3."""
 
-    def rewards(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (100.0 * asked + lengths).astype(np.float32), np.asarray(asked) != 3
+    @staticmethod
+    def verdict(question: int, length: int) -> str:
+        digest = hashlib.sha256(f"{question} {length}".encode()).digest()
+        return "error" if question == 3 else "correct" if digest[0] % 2 else "wrong"
+
+    def verdicts(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> list[str]:
+        return [self.verdict(int(question), int(length)) for question, length in zip(asked, lengths, strict=True)]
 
 
 @pytest.mark.parametrize("sees_budget", [False, True])
@@ -33,9 +41,12 @@ def test_scores_lie_where_they_belong(sees_budget: bool, monkeypatch: pytest.Mon
     assert scores.rewards.shape == scores.valid.shape == (8, 2, 3)
     for q in range(8):
         whole = len(greedy_completion(environment.prompts[q], 30, STOP))
-        expected = [100 * q + min(whole, budget) for budget in budgets]
+        expected = [environment.verdict(q, min(whole, budget)) == "correct" for budget in budgets]
         np.testing.assert_array_equal(scores.rewards[q], [expected, expected])
         assert (scores.valid[q] == (q != 3)).all()
+    counts = dict(zip(VERDICTS, scores.verdicts, strict=True))
+    assert (counts["error"], counts["correct"]) == (2 * 3, scores.rewards.sum())
+    assert sum(counts.values()) == 8 * 2 * 3
     assert seen == sorted(seen)
     assert seen[-1] == (48 if sees_budget else 16)
 

@@ -1,11 +1,10 @@
-"""The main experiment from the command line: a whole run, an interrupted one, and flags that cannot be."""
+"""The main experiment from the command line: a whole run, a killed one, and flags that cannot be."""
 
 import dataclasses
 import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,34 +17,33 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
+from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import read_metrics
+from adaptive_jax.runs.inspection import inspect_run
+from adaptive_jax.runs.records import read_record
 from experiments import math_token
 from experiments.common import launch
 
 ROOT = Path(__file__).parents[2]
 # Direct answers, so that every prompt is of one width, and few rows: few programs to compile.
 SMALL = "--limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 2 --rows 8 --cot none --budget 24 6 --seed 5"
+SMALL += " --checkpoint-every 1"
 FIXED = ["greedy", "static 0.5", "static 1", "static 1.25", "mixed static", "hand-written schedule"]
 LEARNT = ["entropy-only", "token adapter, no budget", "token adapter, budget"]
 FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed"}
 
 
-def start(run: Path, cache: Path) -> subprocess.Popen[str]:
-    """A small run; both runs of this file share a compilation cache, and are compiled fast rather than well."""
+def start(run: Path, cache: Path, *flags: str) -> subprocess.Popen[str]:
+    """A small run; all runs of this file share a compilation cache, and are compiled fast rather than well."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
-    command = [sys.executable, "-m", "experiments.math_token", *SMALL.split(), "--run-dir", str(run)]
+    command = [sys.executable, "-m", "experiments.math_token", *SMALL.split(), "--run-dir", str(run), *flags]
     pipe = subprocess.PIPE
-    # tests that a script runs in the background ignore SIGINT, and their children would inherit that
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def results(run: Path) -> dict[str, Any]:
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md"}
-    assert {path.name for path in run.iterdir()} == files | {"training.png", "budgets.png", "adapters"}
+    assert {path.name for path in run.iterdir()} == files | {"training.png", "budgets.png", "adapters", "checkpoints", ".lock"}
     for figure in ("training.png", "budgets.png"):
         content = (run / figure).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
@@ -149,27 +147,45 @@ def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> Non
         assert aj.load_adapter(run, method=method, seed=5).inputs == inputs
 
 
-def test_an_interrupted_run_is_readable(tmp_path: Path, cache: Path, whole: tuple[Path, str, str]) -> None:
+def wait_for(process: subprocess.Popen[str], file: Path, words: str = "") -> None:
+    """Until a file is there and holds some words."""
+    while not (file.exists() and words in file.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def test_a_run_that_is_killed_and_goes_on_comes_to_the_same(tmp_path: Path, cache: Path, whole: tuple[Path, str, str]) -> None:
+    """SIGKILL during training, the same command again: bit for bit what a run that was left alone gives."""
     run = tmp_path / "cut short"
     with start(run, cache) as process:
-        metrics = run / "metrics.jsonl"
-        while not (metrics.exists() and "prompt filter" in metrics.read_text()):
+        checkpoint = run / "checkpoints" / "training-entropy-only-seed-5" / "000001" / "manifest.json"
+        while not checkpoint.exists():
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in out + err
-    (line,) = err.strip().splitlines()
-    assert line.startswith("interrupted")
-    assert str(run) in line
+            time.sleep(0.02)
+        process.kill()
     assert json.loads((run / "config.json").read_text())["limit"] == 24
     lines = read_metrics(run)
     assert lines == read_metrics(whole[0])[: len(lines)]
     rows = results(run)["rows"]
     assert [row["method"] for row in rows[::3]] == FIXED
     assert rows == results(whole[0])["rows"][: len(rows)]  # the seed fixes every draw
-    assert not list(run.glob(".*"))
+
+    with start(run, cache) as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert f"going on with the run in {run}: checkpoints of 8 stages are there" in out
+    for name in ("results.json", "results.md", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (whole[0] / name).read_bytes()
+    assert durable(run) == durable(whole[0])
+    assert len(durable(run)) == 7 + 3 * 2 + 3
+    assert inspect_run(run)[1]
+
+
+def durable(run: Path) -> dict[str, dict[str, bytes]]:
+    """The arrays of every stage's newest checkpoint, and of the adapters."""
+    stages = {path.name: Checkpoints(path).newest()[1] for path in (run / "checkpoints").iterdir()}
+    adapters = {path.name: read_record(path) for path in (run / "adapters").iterdir()}
+    return {name: {key: a.tobytes() for key, a in record.arrays.items()} for name, record in (stages | adapters).items()}
 
 
 # Flags: in this process, as a start takes seconds
@@ -206,6 +222,8 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
         ("--updates 0", "--updates 0: give at least 1"),
         ("--prompts 0", "--prompts 0: give at least 1"),
         ("--completions 1", "--completions 1: give at least 2"),
+        ("--checkpoint-every 0", "--checkpoint-every 0: give at least 1"),
+        ("--run-dir None --resume", "--resume goes with --run-dir: name the run"),
         ("--validate-every 0", "--validate-every 0: give at least 1"),
         ("--budget 0", "--budget 0: .*at least 1"),
         ("--budget 16 -2", "--budget 16 -2: .*at least 1"),
@@ -217,7 +235,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
         ("--dataset {few} --limit 8", "few.jsonl has 8 problems.*--limit 8.*lower --limit"),
         ("--train-dataset nowhere.jsonl --limit 8", "nowhere.jsonl: no such file"),
         ("--budget 1024 --limit 8 --train-limit 8", "token budget of 1024 do not fit the model's context of 1024"),
-        ("--run-dir {taken} --limit 8 --train-limit 8", "taken holds a run already: choose another --run-dir"),
+        ("--run-dir {taken} --limit 8 --train-limit 8", "taken holds a run already, .*cannot go on: choose another --run-dir"),
     ],
 )
 def test_a_flag_that_cannot_be_is_named(
@@ -234,10 +252,25 @@ def test_a_flag_that_cannot_be_is_named(
         flags += f" --run-dir {tmp_path / 'run'}"
     assert run_with(monkeypatch, *flags.split()) == 2
     told = capsys.readouterr().err
-    assert len(told.splitlines()) <= 6  # a line, or where it is the flag itself, the parser's box around one
+    assert len(told.splitlines()) <= 7  # a line, or where it is the flag itself, the parser's box around one
     assert re.search(message, re.sub(r"[╭╮╰╯─│\s]+", " ", told))
     assert "Traceback" not in told
     assert sorted(tmp_path.rglob("*")) == before  # no empty run is left behind
+
+
+@pytest.mark.usefixtures("_loggers")
+def test_going_on_with_something_else_is_refused(
+    whole: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != ".lock"}
+    assert run_with(monkeypatch, *SMALL.split(), "--train-limit", "28", "--run-dir", str(whole[0]), "--resume") == 2
+    told = capsys.readouterr().err
+    assert re.search(
+        r"train-limit was 32 and is 28; .*training-problems was \"32 problems \w+\" and is \"28 problems \w+\"\. "
+        r"--allow-changed train-limit validation-problems training-problems goes on",
+        told,
+    )
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != ".lock"} == before
 
 
 @pytest.mark.usefixtures("_loggers")

@@ -1,11 +1,14 @@
 """Environments over the counting model: questions, and verdicts that are known beforehand."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.learning.environment import Grading
+from adaptive_jax.tasks.problem import Verdict
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 
 STOP = 5
@@ -36,9 +39,11 @@ class GreedyPath:
     def prompt(self, index: int, budget: int) -> Prompt:
         return Prompt(str(index), self.prompts[index], budget)
 
-    def rewards(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        right = [
-            row[:n].tolist() == greedy_completion(self.prompts[i], n, STOP)
+    def grading(self, asked: np.ndarray, cuts: Sequence[int] | None = None) -> Grading:
+        return Grading(self, asked, cuts)
+
+    def verdicts(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> list[Verdict]:
+        return [
+            "correct" if row[:n].tolist() == greedy_completion(self.prompts[i], n, STOP) else "wrong"
             for row, n, i in zip(tokens, lengths, asked, strict=True)
         ]
-        return np.array(right, np.float32), np.ones(len(right), bool)

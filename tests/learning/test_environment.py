@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,10 +61,44 @@ def test_verdicts_of_the_tokens_that_are_judged(lm: LM) -> None:
     lengths = np.array([len(ids) for ids, _ in rows])
     lengths[2] -= 1  # the brace is not closed yet
     lengths[4] = len(answers[0])
-    rewards, valid = environment.rewards(tokens, lengths, np.array([index for _, index in rows]))
-    assert rewards.dtype == np.float32
-    np.testing.assert_array_equal(rewards, [1, 1, 0, 0, 1, 0])
-    assert valid.all()
+    asked = np.array([index for _, index in rows])
+    expected = ["correct", "correct", "unparseable", "wrong", "correct", "wrong"]
+    assert environment.verdicts(tokens, lengths, asked) == expected
+
+
+def test_completions_are_graded_as_they_end_and_at_every_cut(lm: LM) -> None:
+    environment = Environment(lm, questions(PROBLEMS[:2], "none"))
+    answers = [lm.tokenizer.encode(rf"\boxed{{{p.answer}}}", add_special_tokens=False) for p in PROBLEMS[:2]]
+    wrong = lm.tokenizer.encode(r"\boxed{77}", add_special_tokens=False)
+    texts = [answers[0] + wrong, answers[1], wrong]
+    tokens = np.zeros((3, 20), np.int32)
+    for row, ids in enumerate(texts):
+        tokens[row, : len(ids)] = ids
+    lengths = np.array([len(ids) for ids in texts])
+    cuts = [2, len(answers[0]), 20]
+    with environment.grading(np.array([0, 1, 1]), cuts) as grading:
+        for numbers in ([2], [0, 1]):
+            grading.add(np.array(numbers), tokens[numbers], lengths[numbers])
+        found = grading.verdicts()
+    assert found[0].tolist() == ["unparseable", "correct", "wrong"]
+    assert found[1, 2] == "correct"
+    assert found[2, 2] == "wrong"
+    with environment.grading(np.array([0, 1, 1])) as grading:
+        grading.add(np.arange(3), tokens, lengths)
+        assert grading.verdicts().tolist() == [["wrong"], ["correct"], ["wrong"]]
+
+
+def test_what_the_grader_raises_is_not_lost(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = Environment(lm, questions(PROBLEMS[:1], "none"))
+
+    def broken(*_: Any) -> list[str]:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(environment, "verdicts", broken)
+    with environment.grading(np.zeros(1, int)) as grading:
+        grading.add(np.arange(1), np.zeros((1, 3), np.int32), np.array([3]))
+        with pytest.raises(OSError, match="no more processes"):
+            grading.verdicts()
 
 
 def test_a_question_that_does_not_fit_is_named(lm: LM) -> None:

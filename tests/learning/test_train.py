@@ -2,15 +2,29 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.learning.environment import Grading
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
-from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, collect, draw_questions, train, usable_questions
+from adaptive_jax.learning.train import (
+    TrainingDiverged,
+    TrainSettings,
+    TrainState,
+    collect,
+    draw_questions,
+    first_state,
+    train,
+    usable_questions,
+)
 from adaptive_jax.policies.token import TokenAdapter
+from adaptive_jax.runs.directory import Metrics
+from adaptive_jax.runs.records import named_leaves, replace_leaves
 from tests.learning.questions import GreedyPath
 from tests.policies.adapters import small_adapter
 
@@ -25,6 +39,17 @@ def untrained() -> TokenAdapter:
     return small_adapter(2)
 
 
+def trained(
+    environment: Any, settings: TrainSettings, usable: np.ndarray = EVERY, state: TrainState | None = None
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Training from the start, or from `state` on."""
+    return train(environment, state or first_state(untrained(), settings, usable), settings, usable=usable)
+
+
+def bits(state: TrainState) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in named_leaves(state).items()}
+
+
 def weights(adapter: TokenAdapter) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(adapter.params)]
 
@@ -36,9 +61,10 @@ class Scripted(GreedyPath):
         super().__init__(len(right))
         self.right, self.known, self.completions = np.array(right), np.array(known), completions
 
-    def rewards(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def grading(self, asked: np.ndarray, cuts: Sequence[int] | None = None) -> Grading:
         number = np.arange(len(asked)) % self.completions
-        return (number < self.right[asked]).astype(np.float32), number < self.known[asked]
+        rewards, valid = number < self.right[asked], number < self.known[asked]
+        return GivenRewards(rewards[:, None].astype(np.float32), valid[:, None])
 
 
 class Failing(GreedyPath):
@@ -48,15 +74,27 @@ class Failing(GreedyPath):
         super().__init__(12)
         self.bad, self.calls = bad, 0
 
-    def rewards(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def grading(self, asked: np.ndarray, cuts: Sequence[int] | None = None) -> Grading:
         self.calls += 1
-        rewards, valid = super().rewards(tokens, lengths, asked)
-        return (rewards * np.nan if self.calls in self.bad else rewards), valid
+        if self.calls not in self.bad:
+            return super().grading(asked, cuts)
+        return GivenRewards(np.full((len(asked), 1), np.nan, np.float32), np.ones((len(asked), 1), bool))
+
+
+class GivenRewards(Grading):
+    """Rewards that are known beforehand, float32 [N, 1] where bool [N, 1]."""
+
+    def __init__(self, rewards: np.ndarray, valid: np.ndarray):
+        super().__init__(GreedyPath(1), np.zeros(len(rewards), int), None)
+        self.given = rewards, valid
+
+    def rewards(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.given
 
 
 def test_learns_which_action_is_right() -> None:
     """Only greedy follows the greedy path for sure: from a uniform policy to one that almost always picks it."""
-    adapters, history = zip(*train(ENVIRONMENT, untrained(), SETTINGS, usable=EVERY), strict=True)
+    states, history = zip(*trained(ENVIRONMENT, SETTINGS), strict=True)
     assert [metrics["update"] for metrics in history] == list(range(1, 25))
     first, last = history[0], history[-5:]
     np.testing.assert_allclose(first["action_probabilities"], [0.25] * 4, rtol=1e-5)
@@ -65,19 +103,34 @@ def test_learns_which_action_is_right() -> None:
     assert np.mean([metrics["reward"] for metrics in last]) > 0.9
     assert all(metrics["action_probabilities"][0] > 0.85 for metrics in last)
     assert all(metrics["applied"] and metrics["grader_errors"] == 0 for metrics in history)
-    _, rewards, _ = collect(ENVIRONMENT, adapters[-1], SETTINGS, EVERY, np.full(12, 5), update=999)
+    _, rewards, _ = collect(ENVIRONMENT, states[-1].adapter, SETTINGS, EVERY, np.full(12, 5), update=999)
     assert rewards.mean() > 0.9
 
 
 def test_an_update_is_a_function_of_settings_and_number() -> None:
-    runs = [list(itertools.islice(train(ENVIRONMENT, untrained(), SETTINGS, usable=EVERY), 2)) for _ in range(2)]
+    runs = [list(itertools.islice(trained(ENVIRONMENT, SETTINGS), 2)) for _ in range(2)]
     for (left, metrics), (right, same) in zip(*runs, strict=True):
-        assert weights(left) == weights(right)
+        assert bits(left) == bits(right)
         assert metrics == same
-    assert weights(runs[0][0][0]) != weights(runs[0][1][0])
-    other = dataclasses.replace(SETTINGS, seed=2)
-    adapter, _ = next(train(ENVIRONMENT, untrained(), other, usable=EVERY))
-    assert weights(adapter) != weights(runs[0][0][0])
+    assert weights(runs[0][0][0].adapter) != weights(runs[0][1][0].adapter)
+    state, _ = next(trained(ENVIRONMENT, dataclasses.replace(SETTINGS, seed=2)))
+    assert weights(state.adapter) != weights(runs[0][0][0].adapter)
+
+
+def test_training_goes_on_from_any_state_as_if_nothing_had_happened() -> None:
+    """From its arrays alone, put into a fresh state: optimiser, counters, questions and draws included."""
+    settings = dataclasses.replace(SETTINGS, updates=5, max_skipped=2)
+    whole = list(trained(Failing(bad={2, 3}), settings))
+    assert [state.update for state, _ in whole] == [1, 2, 3, 4, 5]
+    assert [(state.skipped, state.total_skipped) for state, _ in whole] == [(0, 0), (1, 1), (2, 2), (0, 2), (0, 2)]
+    fresh = first_state(untrained(), settings, EVERY)
+    assert len({state.upcoming.tobytes() for state, _ in [*whole, (fresh, {})]}) == 6
+    for done in (1, 3, 5):
+        start = replace_leaves(fresh, named_leaves(whole[done - 1][0]))
+        environment = Failing(bad={2 - done, 3 - done})
+        for (left, metrics), (right, same) in zip(trained(environment, settings, state=start), whole[done:], strict=True):
+            assert bits(left) == bits(right)
+            np.testing.assert_equal(metrics, same)
 
 
 def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +144,7 @@ def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: p
         return reinforce_update(policy, opt_state, batch, bonus, **options)
 
     monkeypatch.setattr("adaptive_jax.learning.train.reinforce_update", spy)
-    assert len(list(train(environment, untrained(), settings, usable=EVERY))) == len(made) == 3
+    assert len(list(trained(environment, settings))) == len(made) == 3
     for update, (policy, batch, bonus) in enumerate(made, start=1):
         asked, budgets = draw_questions(EVERY, settings, update)
         trajectory, rewards, valid = collect(environment, policy, settings, asked, budgets, update)
@@ -117,7 +170,7 @@ def test_metrics_describe_the_rollouts() -> None:
     trajectory, rewards, valid = collect(ENVIRONMENT, untrained(), SETTINGS, asked, budgets, 1)
     np.testing.assert_array_equal(trajectory.budgets, np.repeat(budgets, 8))
     assert rewards.shape == valid.shape == (8, 8)
-    _, metrics = next(train(ENVIRONMENT, untrained(), SETTINGS, usable=EVERY))
+    _, metrics = next(trained(ENVIRONMENT, SETTINGS))
     assert metrics["reward"] == pytest.approx(rewards.mean())
     assert metrics["decisions"] == trajectory.decisions.sum()
     assert metrics["new_tokens"] == pytest.approx(trajectory.lengths.mean())
@@ -133,34 +186,69 @@ def test_a_question_twice_in_an_update_gets_other_draws() -> None:
 
 def test_unknown_rewards_are_counted_and_do_not_teach() -> None:
     environment = Scripted(right=[4] * 12, known=[6] * 12, completions=8)
-    adapter, metrics = next(train(environment, untrained(), SETTINGS, usable=EVERY))
+    state, metrics = next(trained(environment, SETTINGS))
     assert metrics["grader_errors"] == 8 * 2
     assert metrics["reward"] == pytest.approx(4 / 6)
     unknown = Scripted(right=[4] * 12, known=[0] * 12, completions=8)
-    same, metrics = next(train(unknown, untrained(), SETTINGS, usable=EVERY))
+    same, metrics = next(trained(unknown, SETTINGS))
     assert metrics["reward"] == 0
     assert metrics["applied"]
-    assert weights(same) == weights(untrained())
-    assert weights(adapter) != weights(untrained())
+    assert weights(same.adapter) == weights(untrained())
+    assert weights(state.adapter) != weights(untrained())
 
 
-def test_divergence_stops_the_run() -> None:
-    environment = Failing(bad=set(range(1, 100)))
-    run = train(environment, untrained(), dataclasses.replace(SETTINGS, max_skipped=2), usable=EVERY)
-    for _ in range(2):
-        adapter, metrics = next(run)
+@pytest.mark.parametrize(
+    ("cause", "named"), [("reward", "reward, loss, gradient"), ("feature", "feature, loss, gradient"), ("gradient", "gradient")]
+)
+def test_what_is_not_finite_stops_the_run(cause: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No update is applied, and the error holds the batch that did it."""
+    environment, patched = ENVIRONMENT, {}
+    if cause == "reward":
+        environment = Failing(bad=set(range(1, 100)))
+    elif cause == "feature":
+
+        def poisoned(*operands: Any) -> tuple[Trajectory, np.ndarray, np.ndarray]:
+            trajectory, rewards, valid = collect(*operands)
+            features = trajectory.features.copy()
+            features[5, 0] = np.inf
+            return dataclasses.replace(trajectory, features=features), rewards, valid
+
+        patched["collect"] = poisoned
+    else:
+
+        def exploded(*operands: Any, **options: Any) -> Any:
+            adapter, opt_state, metrics = reinforce_update(*operands, **options)
+            return adapter, opt_state, metrics | {"gradient_norm": np.float32("nan"), "applied": np.array(False)}
+
+        patched["reinforce_update"] = exploded
+    for name, function in patched.items():
+        monkeypatch.setattr(f"adaptive_jax.learning.train.{name}", function)
+    run = trained(environment, dataclasses.replace(SETTINGS, max_skipped=2))
+    for count in (1, 2):
+        state, metrics = next(run)
         assert not metrics["applied"]
-        assert weights(adapter) == weights(untrained())
-    with pytest.raises(TrainingDiverged, match=r"3 updates in a row.*update 3.*lower the learning rate"):
+        assert (state.skipped, metrics["skipped_updates"]) == (count, count)
+        counters = {"update": count, "skipped": count, "total_skipped": count, "upcoming": state.upcoming}
+        assert bits(state) == bits(first_state(untrained(), SETTINGS, EVERY).replace(**counters))
+    expected = rf"3 updates in a row were skipped, the last one update 3; not finite: {named}\. Lower the learning rate"
+    with pytest.raises(TrainingDiverged, match=expected) as diverged:
         next(run)
+    batch = diverged.value.batch
+    asked, budgets = draw_questions(EVERY, SETTINGS, 3)
+    np.testing.assert_array_equal(batch["questions"], asked)
+    np.testing.assert_array_equal(batch["budgets"], budgets)
+    assert batch["features"].shape == (batch["decisions"].sum(), 4)
+    assert np.isfinite(batch["features"]).all() == (cause != "feature")
+    assert np.isfinite(batch["rewards"]).all() == (cause != "reward")
+    assert {"tokens", "lengths", "actions", "valid"} <= set(batch)
 
 
 def test_skipped_updates_with_good_ones_between_are_survived(caplog: pytest.LogCaptureFixture) -> None:
     settings = dataclasses.replace(SETTINGS, updates=7, max_skipped=2)
-    run = list(train(Failing(bad={1, 2, 4, 5, 7}), untrained(), settings, usable=EVERY))
+    run = list(trained(Failing(bad={1, 2, 4, 5, 7}), settings))
     assert [metrics["applied"] for _, metrics in run] == [False, False, True, False, False, True, False]
     assert [metrics["skipped_updates"] for _, metrics in run] == [1, 2, 2, 3, 4, 4, 5]
-    adapters = [weights(adapter) for adapter, _ in run]
+    adapters = [weights(state.adapter) for state, _ in run]
     assert adapters[0] == adapters[1] == weights(untrained())
     assert adapters[1] != adapters[2] == adapters[3] == adapters[4] != adapters[5] == adapters[6]
     assert [message.split(":")[0] for message in caplog.messages] == [f"update {n} was skipped" for n in (1, 2, 4, 5, 7)]
@@ -173,7 +261,7 @@ def test_skipped_updates_with_good_ones_between_are_survived(caplog: pytest.LogC
 def test_what_cannot_teach_is_refused(usable: list[int], changes: dict[str, int], message: str) -> None:
     settings = dataclasses.replace(SETTINGS, **changes)
     with pytest.raises(ValueError, match=message):
-        next(train(ENVIRONMENT, untrained(), settings, usable=np.array(usable, int)))
+        first_state(untrained(), settings, np.array(usable, int))
 
 
 def test_opening_pass_finds_the_questions_that_teach() -> None:

@@ -1,5 +1,6 @@
 """Adapters come back from disk as they were, and are found by name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import get_args
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
+from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
+from adaptive_jax.runs.records import DamagedRecord
 from tests.policies.adapters import random_adapter
+from tests.runs.damage import files, flip
 
 HIDDEN = 6
 
@@ -49,7 +54,7 @@ def test_the_action_space_comes_back(tmp_path: Path) -> None:
     loaded = load_adapter(tmp_path / "three")
     assert bits(loaded) == bits(adapter)
     assert jax.tree.structure(loaded) == jax.tree.structure(adapter)
-    description = json.loads((tmp_path / "three" / "adapter.json").read_text())
+    description = json.loads((tmp_path / "three" / "manifest.json").read_text())["facts"]
     assert description["hidden_size"] == HIDDEN
     assert description["actions"]["top_k"] == [0, 40, 0]
 
@@ -68,3 +73,26 @@ def test_what_is_not_there_is_told_with_what_is(run: Path, tmp_path: Path) -> No
         load_adapter(run, seed=3)
     with pytest.raises(FileNotFoundError, match=r"nothing here.*it has: none"):
         load_adapter(tmp_path / "nothing here")
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    """One bit in every file in turn; orbax would restore most of them as other numbers."""
+    save(tmp_path, f"{MAIN}-seed0", random_adapter(HIDDEN))
+    for file in files(tmp_path):
+        flip(file, 8 * file.stat().st_size // 2)
+        with pytest.raises(DamagedRecord, match=file.name):
+            load_adapter(tmp_path)
+        flip(file, 8 * file.stat().st_size // 2)
+    assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN))
+
+
+def test_an_adapter_knows_its_model(tmp_path: Path) -> None:
+    lm = load_lm("tiny")
+    save_adapter(tmp_path / "own", random_adapter(HIDDEN), model_fingerprint(lm) | {"seed": 3})
+    assert bits(load_adapter(tmp_path / "own", lm=lm)) == bits(random_adapter(HIDDEN))
+    other = dataclasses.replace(lm, params=jax.tree.map(lambda leaf: leaf * 2, lm.params), stop_ids=(1,))
+    with pytest.raises(FingerprintMismatch, match=r"own was made.*weights was \"float32 \w+\" and is.*tokenizer was"):
+        load_adapter(tmp_path / "own", lm=other)
+    with pytest.raises(FingerprintMismatch, match=r"--allow-changed tokenizer goes on$"):
+        load_adapter(tmp_path / "own", lm=other, allow_changed=["weights"])
+    load_adapter(tmp_path / "own", lm=other, allow_changed=["weights", "tokenizer"])

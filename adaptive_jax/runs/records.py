@@ -1,0 +1,240 @@
+"""Records: named arrays and facts on disk, written whole or not at all, and checked bit for bit when they are read.
+
+    000010/
+      arrays/         the arrays, by orbax
+      manifest.json   the facts; shape and dtype of each array; size and SHA-256 of each file; the SHA-256 of all this
+
+Orbax restores a flipped bit as a number, and another dtype as the one that is asked for; the manifest notices both.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+
+TreeT = TypeVar("TreeT")
+
+
+class DamagedRecord(ValueError):
+    """A record is not what was written; the message names the file."""
+
+
+class NewerRecord(ValueError):
+    """A record was written by a newer version of this package."""
+
+
+class NotWritten(OSError):
+    """Something could not be written, such as on a full disk; what was there before is as it was."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a record holds: arrays by name, and facts, which are JSON."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Write a record, in place of the one that may be there. Killed at any moment, it leaves the old one, the new one or none.
+
+    Raises:
+        NotWritten: the disk is full, or the directory cannot be written.
+    """
+    partial = _hidden(directory, "partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        if stored := {name: array for name, array in arrays.items() if array.size}:  # orbax refuses empty ones
+            with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(partial.absolute() / ARRAYS, stored)
+        content = {
+            "format": FORMAT,
+            "facts": facts,
+            "arrays": {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()},
+            "files": {name: [(partial / name).stat().st_size, file_digest(partial / name)] for name in _files(partial)},
+        }
+        (partial / MANIFEST).write_text(_signed(content))
+        for folder, _, names in os.walk(partial):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        discard_record(directory)
+        os.rename(partial, directory)
+        _sync(directory.parent)
+    except Exception as error:  # a full disk is no OSError when tensorstore tells of it
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition(" [")[0].rpartition(": ")[2]
+        raise NotWritten(f"{directory} could not be written: {reason}") from error
+
+
+def read_record(directory: Path) -> Record:
+    """Check a record and read it.
+
+    Raises:
+        DamagedRecord, NewerRecord: see there.
+    """
+    manifest = check_record(directory)
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in manifest["arrays"].items()}
+    if stored := {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, array in arrays.items() if array.size}:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            arrays |= checkpointer.restore(directory.absolute() / ARRAYS, restore_args=stored)
+    found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+    if found != manifest["arrays"]:
+        raise DamagedRecord(f"{directory / ARRAYS} holds other shapes or dtypes than its manifest says")
+    return Record(arrays, manifest["facts"])
+
+
+def check_record(directory: Path) -> dict[str, Any]:
+    """The manifest of a record, once every file has been found to be what it says.
+
+    Raises:
+        DamagedRecord: a file is missing, foreign, cut short or changed, be it by one bit.
+        NewerRecord: see there.
+    """
+    manifest = read_manifest(directory)
+    present = set(_files(directory)) - {MANIFEST}
+    for name, (size, digest) in manifest["files"].items():
+        file = directory / name
+        if name not in present:
+            raise DamagedRecord(f"{file} is missing")
+        if file.stat().st_size != size:
+            raise DamagedRecord(f"{file} has {file.stat().st_size} bytes instead of {size}")
+        if file_digest(file) != digest:
+            raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
+    if foreign := sorted(present - set(manifest["files"])):
+        raise DamagedRecord(f"{directory / foreign[0]} is no part of this record")
+    return manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a record, itself checked; the files are not.
+
+    Raises:
+        DamagedRecord, NewerRecord: see there.
+    """
+    file = directory / MANIFEST
+    try:
+        text = file.read_bytes().decode()
+        content = json.loads(text)
+        del content["sha256"]
+        sound = _signed(content) == text
+    except FileNotFoundError as error:
+        raise DamagedRecord(f"{file} is missing") from error
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
+    if content["format"] > FORMAT:
+        raise NewerRecord(
+            f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
+            f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
+        )
+    return content
+
+
+def discard_record(directory: Path) -> None:
+    """Remove a record. Killed halfway, this leaves no half of one behind that could be taken for a damaged record."""
+    discarded = _hidden(directory, "discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    if directory.exists():
+        os.rename(directory, discarded)
+        shutil.rmtree(discarded)
+
+
+def named_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a pytree on the host, by their paths in it."""
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def replace_leaves(tree: TreeT, arrays: Mapping[str, np.ndarray]) -> TreeT:
+    """The pytree with other leaves, each of the same shape, dtype and kind (jax.Array, np.ndarray, int) as the one before.
+
+    Raises:
+        ValueError: an array is missing, one too many, or of another shape or dtype; nothing is cast.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    wanted = {_name(path): leaf for path, leaf in leaves}
+    if wanted.keys() != arrays.keys():
+        raise ValueError(f"the arrays {sorted(wanted.keys() ^ arrays.keys())} are in one of checkpoint and program only")
+    for name, leaf in wanted.items():
+        own, found = np.asarray(leaf), arrays[name]
+        if (own.shape, own.dtype) != (found.shape, found.dtype):
+            raise ValueError(f"{name} is {found.dtype} {found.shape} in the checkpoint, and {own.dtype} {own.shape} here")
+    values = [_like(leaf, arrays[name]) for name, leaf in wanted.items()]
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def tree_digest(tree: Any) -> str:
+    """SHA-256 over the leaves of a pytree: names, dtypes, shapes and bytes; in hexadecimal."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)  # one leaf at a time on the host
+        digest.update(f"{_name(path)} {array.dtype.name} {np.shape(leaf)};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax prints the traces of its threads, four pages for a full disk; what happened is in the error that it raises."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _like(leaf: Any, value: np.ndarray) -> Any:
+    if isinstance(leaf, jax.Array):
+        return jnp.asarray(value)
+    return value if isinstance(leaf, np.ndarray) else value.item()
+
+
+def _signed(content: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
+
+
+def _files(directory: Path) -> list[str]:
+    """Paths of all that is no directory, relative to `directory`."""
+    found = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
+    return sorted(path.relative_to(directory).as_posix() for path in found)
+
+
+def _hidden(directory: Path, suffix: str) -> Path:
+    return directory.with_name(f".{directory.name}.{suffix}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""`python -m adaptive_jax inspect RUN` tells what a run is and what is wrong with it."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptive_jax.__main__ import main
+from adaptive_jax.runs.adapters import save_adapter
+from adaptive_jax.runs.directory import RunDirectory
+from tests.policies.adapters import random_adapter
+from tests.runs.damage import files, flip
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str = "tiny"
+    budget: tuple[int, ...] = (16, 32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    directory = RunDirectory(path, Config(), {"seed": 0})
+
+    def training() -> dict[str, np.ndarray]:
+        for reward in (0.25, 0.75, 0.5):
+            directory.log(validation_reward=reward)
+        return {"a": np.arange(3)}
+
+    directory.stage("Training, seed 0", training)
+    save_adapter(path / "adapters" / "mine-seed0", random_adapter(6))
+    rows = [("greedy", 16, 0.9), ("greedy", "mean", 0.2), ("adapter", "mean", 0.5)]
+    row = [{"method": method, "budget": budget, "value": value, "ci95": 0.03} for method, budget, value in rows]
+    directory.write_json("results.json", {"rows": row})
+    directory.close()
+    return path
+
+
+def inspected(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["adaptive_jax", "inspect", str(path)])
+    status = main()
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_sound_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = inspected(run, monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    for words in ('"tiny"', "[16, 32]", "adapter, budget mean: 50.0 ± 3.0", "all files are as they were written"):
+        assert words in out
+    assert "sound    training-seed-0 000000, best validation reward 0.750" in out
+    assert "sound    mine-seed0 (token, hidden+budget)" in out
+
+
+def test_damage_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = [file.relative_to(run) for part in ("checkpoints", "adapters") for file in files(run / part)]
+    for place in (*damaged, Path("config.json"), Path("results.json")):
+        copy = tmp_path / place.name
+        shutil.copytree(run, copy)
+        flip(copy / place, 6)  # the first byte: a brace in JSON
+        status, out, _ = inspected(copy, monkeypatch, capsys)
+        assert status == 1
+        (line,) = [line for line in out.splitlines() if line.startswith("DAMAGED")]
+        assert str(copy / place) in line
+        shutil.rmtree(copy)
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    RunDirectory(tmp_path, Config(), {}).close()
+    status, out, _ = inspected(tmp_path, monkeypatch, capsys)
+    assert status == 0
+    assert "no results yet" in out
+    assert "0 stages" in out
+
+
+def test_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = inspected(tmp_path / "nothing", monkeypatch, capsys)
+    assert (status, out) == (2, "")
+    assert "nothing is no run directory: it has no config.json" in err
+    (tmp_path / "results.json").write_text(json.dumps({}))
+    assert inspected(tmp_path, monkeypatch, capsys)[0] == 2
