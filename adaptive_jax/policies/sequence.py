@@ -1,0 +1,113 @@
+"""The sequence adapter: a policy that picks one sampling action for a prompt and holds it for all its completions."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation, PromptObservation
+from adaptive_jax.policies.mlp import MLP
+
+Pooling = Literal["last", "mean", "both"]
+
+SAMPLES_WEIGHT = 3.0  # one number among hundreds: at a weight of 1, B takes thousands of updates to be noticed
+
+
+@struct.dataclass
+class SequenceAdapter:
+    """pi(action | [e; B]): a 3-layer MLP on a pooled prompt embedding and the sampling budget (paper, sequence level).
+
+    A contextual bandit: one action per prompt and sampling budget, shared by the B completions. So when it decodes it takes
+    the most probable action, which is the same for all completions of a prompt; actions are only drawn in training, where no
+    text is decoded (`adaptive_jax.learning.bandit`).
+
+    Attributes:
+        params: of the MLP.
+        actions: the action space, shape [A].
+        graphdef: of the MLP (static).
+        hidden_size: D of the language model (static).
+        pooling: e is the hidden state of the prompt's last token, the mean over the prompt, or both (static).
+        sees_samples: whether it sees the sampling budget B (static).
+        samples_scale: the largest B of training (static). Larger ones are taken for it.
+    """
+
+    params: nnx.State
+    actions: SamplingParams
+    graphdef: nnx.GraphDef = struct.field(pytree_node=False)
+    hidden_size: int = struct.field(pytree_node=False)
+    pooling: Pooling = struct.field(pytree_node=False, default="both")
+    sees_samples: bool = struct.field(pytree_node=False, default=True)
+    samples_scale: int = struct.field(pytree_node=False, default=8)
+
+    @property
+    def learns(self) -> bool:
+        """False: its steps are no decisions."""
+        return False
+
+    @property
+    def sees_budget(self) -> bool:
+        """False: B is the sampling budget; the token budget b is the loop's own business."""
+        return False
+
+    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+        return jnp.argmax(self.logits(self.features(prompt)), axis=-1).astype(jnp.int32)
+
+    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return held, jnp.zeros((held.shape[0], 0), jnp.float32)
+
+    def features(self, prompt: PromptObservation) -> jax.Array:
+        """What the MLP sees, float32 [N, F].
+
+        Each embedding is divided by its root mean square. The sampling budget is encoded as log2 B, scaled from
+        -3 at B = 1 to 3 at the largest of training. Pooling and encoding are ours; the paper states neither.
+
+        Raises:
+            ValueError: the embeddings are not as wide as those of the model that the adapter belongs to.
+        """
+        width = prompt.last.shape[-1]
+        if width != self.hidden_size:
+            raise ValueError(
+                f"this adapter belongs to a model of hidden size {self.hidden_size}, and this one has {width}: "
+                "use the model that it was trained on"
+            )
+        pooled = {"last": (prompt.last,), "mean": (prompt.mean,), "both": (prompt.last, prompt.mean)}[self.pooling]
+        parts = []
+        for embedding in pooled:
+            wide = embedding.astype(jnp.float32)
+            parts.append(wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6))
+        if self.sees_samples:
+            known = jnp.clip(prompt.samples, 1, self.samples_scale).astype(jnp.float32)
+            share = jnp.log2(known)[:, None] / max(math.log2(self.samples_scale), 1.0)
+            parts.append(SAMPLES_WEIGHT * (2.0 * share - 1.0))
+        return jnp.concatenate(parts, axis=-1)
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """Unnormalised log-probabilities of the actions: features [M, F] -> float32 [M, A]."""
+        return nnx.merge(self.graphdef, self.params)(features)
+
+
+def sequence_adapter(
+    hidden_size: int,
+    actions: SamplingParams,
+    *,
+    pooling: Pooling = "both",
+    sees_samples: bool = True,
+    samples_scale: int = 8,
+    width: int = 64,
+    seed: int = 0,
+) -> SequenceAdapter:
+    """An untrained sequence adapter; all its actions are equally probable, and it takes the first.
+
+    Args:
+        hidden_size: D of the language model.
+        actions: the action space, shape [A].
+        pooling, sees_samples, samples_scale: see `SequenceAdapter`.
+        width: hidden width of the MLP.
+        seed: of the initial weights.
+    """
+    size = hidden_size * (2 if pooling == "both" else 1) + sees_samples
+    graphdef, params = nnx.split(MLP(size, width, len(actions), rngs=nnx.Rngs(seed)))
+    return SequenceAdapter(params, actions, graphdef, hidden_size, pooling, sees_samples, samples_scale)
