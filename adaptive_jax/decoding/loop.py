@@ -94,7 +94,8 @@ class Admission:
     Attributes:
         source: int32 [R], place in the `Prefill`, or -1.
         token, length: int32 [R], the last token and how many there are: the prompt's, or a suspended completion's with it.
-        step, held: int32 [R], new tokens drawn so far, and the action that was held when it was suspended; 0 at the start.
+        step: int32 [R], new tokens drawn so far.
+        held: int32 [R], the action that a suspended completion held; -1 at the start.
         completion: int32 [R], the completion's index among its prompt's.
         budget, samples: int32 [R], token budget b and sampling budget B.
         key: typed PRNG keys [R].
@@ -149,13 +150,13 @@ def empty_state(decoder: Decoder, hidden: jax.Array, key: jax.Array, *, rows: in
 
 @functools.partial(jax.jit, donate_argnames="state")
 def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill, new: Admission) -> DecodeState:
-    """Give rows completions: their entries are written behind the cursor; where none is drawn yet, the policy begins."""
+    """Give rows completions: their entries are written behind the cursor; at the start of one the policy begins."""
     received = new.source >= 0
     source = jnp.maximum(new.source, 0)
     last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
     prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
-    held = jnp.where(new.step > 0, new.held, policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0]))
+    held = jnp.where(new.held >= 0, new.held, policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0]))
 
     def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)

@@ -24,6 +24,7 @@ from adaptive_jax.lm.decoder import Decoder
 
 SHORT_SHARE = 4  # the short ring leaves a completion a quarter of the longest budget; there is none
 SHORT_BUDGET = 64  # where that would be fewer tokens than this
+WORTH_CHANGING = 0.6  # and none where it is more than this share of the long one: prompts are most of it
 FEW_ROWS = 16  # with fewer rows there is nothing to gain from fewer still
 WORTHWHILE = 128  # steps that must be left to take fewer rows: another number of rows is another compilation
 
@@ -55,8 +56,8 @@ def rollout(
         key: typed PRNG key.
         stop_ids: tokens that end a completion.
         completions: G, per prompt; also the sampling budget B that the policy sees.
-        rows: how many completions are decoded side by side. Their cache is the largest thing in memory; while the ring's
-            length changes it needs up to half as much again.
+        rows: how many completions are decoded side by side. Their cache is the largest thing in memory: rows times the
+            columns of the longest prompt and budget, and when the ring grows for a moment that and twice the short ring.
         chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
@@ -102,15 +103,16 @@ class _Rollout:
         self._unstarted = len(prompts) * completions  # completions that have had no row yet
         rows = min(rows, self._unstarted)
         self._waves = waves(decoder, prompts, completions, -(-rows // completions))
-        self._wave = self._next_wave()
-        self._hidden = self._wave.prefill.last  # a model for the shape of hidden states
+        self._wave: Batch | None = self._next_wave()
+        self._hidden = self._wave.prefill.last[:1]  # a model for the shape of hidden states
         self._resumable: deque[Batch] = deque()  # suspended completions that fit the ring
         self._shelf: Shelf | None = None  # those that have outgrown it
         self._parked: list[Batch] = []  # those that were too long for it at its start
         width, budget = prefill_width(longest), max(prompt.budget for prompt in prompts)
         self._long = round_up(width + budget)
         part = max(budget // SHORT_SHARE, chunk)
-        self._short = round_up(width + part) if SHORT_BUDGET <= part < budget else self._long
+        short = round_up(width + part)
+        self._short = short if part >= SHORT_BUDGET and short <= WORTH_CHANGING * self._long else self._long
         self._start(rows, self._short)
 
     def run(
@@ -163,9 +165,8 @@ class _Rollout:
                 if len(rest.completions):
                     self._resumable.appendleft(rest)
             elif self._unstarted:
-                if not len(self._wave.completions):
-                    self._wave = self._next_wave()
-                batch, self._wave = self._wave.split(len(free))
+                batch, rest = (self._wave or self._next_wave()).split(len(free))
+                self._wave = rest if len(rest.completions) else None  # its prefill is large
                 self._unstarted -= len(batch.completions)
             else:
                 return
@@ -224,7 +225,7 @@ class _Rollout:
             parked.append(self._shelf.batch())
             self._shelf = None
         if fits.any():
-            moved = Shelf(self._decoder, self._hidden, len(self._row), min(size, self._size))
+            moved = Shelf(self._decoder, self._hidden, rows, min(size, self._size))
             self._suspend(active[fits], moved)
             parked.append(moved.batch())
         self._resumable.extend(parked)

@@ -126,7 +126,7 @@ class Admissions:
         self._samples = completions
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-        self._held = np.zeros(len(self._index), np.int32)
+        self._held = np.full(len(self._index), -1, np.int32)
 
     def remember(self, completions: np.ndarray, held: np.ndarray) -> None:
         """Completions int [M] are suspended, and hold these actions, int [M]."""

@@ -107,7 +107,12 @@ class Grading:
         self._executor = ThreadPoolExecutor(1)
 
     def add(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Completions `numbers`, int [M], have ended: tokens int32 [M, T], lengths int32 [M]. For `rollout`'s `on_ended`."""
+        """Completions `numbers`, int [M], have ended: tokens int32 [M, T], lengths int32 [M]. For `rollout`'s `on_ended`.
+
+        Raises what the grader raised on earlier ones.
+        """
+        while self._pending and self._pending[0].done():
+            self._pending.pop(0).result()
         self._pending.append(self._executor.submit(self._judge, numbers, tokens, lengths))
 
     def _judge(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """REINFORCE with a leave-one-out baseline, from binary rewards, on stored features: the gradient never meets the LM."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import chex
@@ -96,6 +97,35 @@ def reinforce_loss(
     return loss, metrics
 
 
+def guarded_update(
+    loss_of: Callable[[nnx.State], tuple[jax.Array, dict[str, jax.Array]]],
+    policy: LearntPolicy,
+    opt_state: optax.OptState,
+    taught: jax.Array,
+    optimizer: optax.GradientTransformation,
+) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
+    """One step of an optimiser; where the loss or a gradient is not finite, policy and optimiser stay as they were.
+
+    Args:
+        loss_of: parameters to a loss and metrics.
+        taught: bool scalar, whether the batch teaches anything; without, there is nothing to follow, momentum included.
+
+    Returns:
+        policy, optimiser state, and the metrics with "loss", "gradient_norm" and "applied" (bool).
+    """
+    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, new_state = optimizer.update(gradients, opt_state, policy.params)
+    new_params = optax.apply_updates(policy.params, updates)
+
+    def keep(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(finite & taught, a, b), new, old)
+
+    metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
+    return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics
+
+
 @functools.partial(jax.jit, static_argnames="optimizer")
 def reinforce_update(
     policy: LearntPolicy,
@@ -105,21 +135,9 @@ def reinforce_update(
     *,
     optimizer: optax.GradientTransformation,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
-    """One policy-gradient update; where the loss or a gradient is not finite, policy and optimiser stay as they were.
+    """One policy-gradient update (see `guarded_update`), with the metrics of `reinforce_loss`."""
 
-    Returns:
-        policy, optimiser state, and metrics: those of `reinforce_loss`, "loss", "gradient_norm" and "applied" (bool).
-    """
-    gradient_of = jax.value_and_grad(reinforce_loss, has_aux=True)
-    (loss, metrics), gradients = gradient_of(policy.params, policy, batch, entropy_bonus)
-    norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    decided = jnp.any(batch.weight > 0)  # without a decision there is nothing to follow, momentum included
-    updates, new_state = optimizer.update(gradients, opt_state, policy.params)
-    new_params = optax.apply_updates(policy.params, updates)
+    def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return reinforce_loss(params, policy, batch, entropy_bonus)
 
-    def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(finite & decided, a, b), new, old)
-
-    metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
-    return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics
+    return guarded_update(loss_of, policy, opt_state, jnp.any(batch.weight > 0), optimizer)

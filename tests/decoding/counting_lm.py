@@ -30,7 +30,7 @@ class CountingLM:
         places = jnp.arange(width)[None] - (width - lengths)[:, None]
         entries = jnp.where(places >= 0, tokens + places, 99)  # padding is poison, should a mask let it through
         last = self._hidden(jnp.sum(jnp.where(places >= 0, entries, 0), axis=1))
-        return Prefill(cache=entries, last=last, mean=last)
+        return Prefill(cache=entries, last=last, mean=last + 1000.0 * lengths[:, None].astype(jnp.float32))
 
     def empty_cache(self, rows: int, size: int) -> jax.Array:
         return jnp.full((rows, size), 77, jnp.int32)

@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.policies.fixed import mixed, static
+from adaptive_jax.lm.decoder import Prefill
+from adaptive_jax.policies.fixed import MixedPolicy, mixed, static
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 
@@ -84,6 +87,37 @@ def test_ring_changes_with_the_lengths_in_it(monkeypatch: pytest.MonkeyPatch) ->
     assert_same(complete(chunk=8), reference)
     assert rings[:4] == [(16, 192), (16, 480), (16, 192), (16, 480)]
     assert rings[-1] == (4, 480)
+
+
+@struct.dataclass
+class ByMean(MixedPolicy):
+    """Holds action 1 for prompts of an even number of tokens, as their mean embedding tells, and 0 for the others."""
+
+    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+        return (jnp.floor_divide(prompt.mean[:, 0], 1000.0) % 2 == 0).astype(jnp.int32)
+
+
+def test_a_completion_that_is_suspended_before_its_first_token_keeps_its_action() -> None:
+    """With this key the ring changes right after a row was filled."""
+    table = successor_table(1.0)
+    table[:, STOP] -= 3.0
+    prompts = [dataclasses.replace(prompt, budget=260) for prompt in some_prompts(80)]
+    policy = ByMean(SamplingParams.stack([SamplingParams(1.0), SamplingParams(1.0)]))
+    decoder = CountingLM(jnp.asarray(table))
+    suspended_early = []
+    suspend = loop.suspend
+
+    def spy(decoder: CountingLM, state: loop.DecodeState, shelf: Prefill, place: jax.Array) -> Any:
+        suspended_early.append(np.asarray(state.step)[np.asarray(place) >= 0].min())
+        return suspend(decoder, state, shelf, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "suspend", spy)
+        done = rollout(decoder, policy, prompts, key=jax.random.key(0), stop_ids=[STOP], completions=3, rows=16, chunk=8)
+    assert min(suspended_early) == 0
+    for n in range(240):
+        expected = len(prompts[n // 3].tokens) % 2 == 0
+        assert (done.actions[n, : done.lengths[n]] == expected).all(), n
 
 
 def test_every_stop_token_ends_a_completion() -> None:

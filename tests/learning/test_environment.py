@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,13 @@ def test_what_the_grader_raises_is_not_lost(lm: LM, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(environment, "verdicts", broken)
     with environment.grading(np.zeros(1, int)) as grading:
-        grading.add(np.arange(1), np.zeros((1, 3), np.int32), np.array([3]))
+        ended = np.arange(1), np.zeros((1, 3), np.int32), np.array([3])
+        grading.add(*ended)
+        wait(grading._pending)
+        with pytest.raises(OSError, match="no more processes"):
+            grading.add(*ended)
+    with environment.grading(np.zeros(1, int)) as grading:
+        grading.add(*ended)
         with pytest.raises(OSError, match="no more processes"):
             grading.verdicts()
 

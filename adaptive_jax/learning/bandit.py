@@ -1,0 +1,210 @@
+"""The sequence adapter's learner: a contextual bandit on a table of verdicts, with no text decoded during training.
+
+Every action of every training prompt is tried n times, once and for all. An update then draws prompts, sampling budgets B and a
+group of actions for each; an action's reward is whether any of B of its n completions, drawn without replacement, is right
+(Pass@B, binary as in the paper), and REINFORCE follows it, or for the baseline LPO. Thousands of updates run inside compiled
+scans, in seconds.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.policy import PromptObservation
+from adaptive_jax.learning.environment import Environment
+from adaptive_jax.learning.lpo import Preferences, lpo_update
+from adaptive_jax.learning.reinforce import Decisions, reinforce_update
+from adaptive_jax.policies.sequence import SequenceAdapter
+
+Metrics = dict[str, Any]
+Rule = Literal["reinforce", "lpo"]
+
+
+@struct.dataclass
+class Table:
+    """What is known of Q prompts under A actions, from n completions each.
+
+    Attributes:
+        last, mean: float32 [Q, D], the prompts' embeddings (see `PromptObservation`).
+        wins: float32 [Q, A, n] in {0, 1}.
+    """
+
+    last: jax.Array
+    mean: jax.Array
+    wins: jax.Array
+
+    def observe(self, index: jax.Array, samples: jax.Array) -> PromptObservation:
+        """Prompts `index`, int32 [N], at sampling budgets `samples`, int32 [N]."""
+        unused = jnp.zeros_like(samples)
+        return PromptObservation(self.last[index], self.mean[index], completion=unused, samples=samples, budget=unused)
+
+
+@dataclass(frozen=True)
+class BanditSettings:
+    """How a sequence adapter is trained. None of these numbers but the sampling budgets is stated by the paper.
+
+    Attributes:
+        updates: policy-gradient updates.
+        prompts: prompts per update, each with its own draw of B.
+        group: actions drawn for a prompt; the others of a group are an action's baseline (leave one out).
+        samples: sampling budgets B to draw from, the largest at most n.
+        rule: "reinforce", or "lpo": preferences between the best and the worst of a group of uniformly drawn actions.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        entropy_bonus: weight of the policy's entropy (reinforce).
+        beta: how far preferences move the policy (lpo).
+        report_every: updates in one compiled scan; metrics are their means.
+        seed: fixes every draw.
+    """
+
+    updates: int = 2000
+    prompts: int = 64
+    group: int = 8
+    samples: tuple[int, ...] = (1, 2, 4, 8)
+    rule: Rule = "reinforce"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    entropy_bonus: float = 0.02
+    beta: float = 0.1
+    report_every: int = 100
+    seed: int = 0
+
+
+def embeddings(environment: Environment, rows: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """The last token's hidden state and the prompt's mean one, float32 [Q, D] each, computed `rows` prompts at a time."""
+    prompts = [environment.prompt(index, 1).tokens for index in range(len(environment))]
+    width, rows = environment.prompt_width, min(rows, len(prompts))
+    parts = []
+    for start in range(0, len(prompts), rows):
+        members = prompts[start : start + rows]
+        tokens, lengths = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
+        for row, ids in enumerate(members):
+            tokens[row, width - len(ids) :] = ids
+            lengths[row] = len(ids)
+        computed = loop.prefill(environment.lm.decoder, jnp.asarray(tokens), jnp.asarray(lengths))
+        parts.append([np.asarray(x.astype(jnp.float32))[: len(members)] for x in (computed.last, computed.mean)])
+    last, mean = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return last, mean
+
+
+def pass_at_samples(key: jax.Array, wins: jax.Array, samples: jax.Array) -> jax.Array:
+    """Whether any of `samples` [N] of n completions, drawn without replacement, is right: wins [N, M, n] -> float32 [N, M]."""
+    rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, wins.shape), axis=-1), axis=-1)
+    drawn = rank < samples[:, None, None]
+    return jnp.max(jnp.where(drawn, wins, 0.0), axis=-1)
+
+
+def train_bandit(adapter: SequenceAdapter, table: Table, settings: BanditSettings) -> Iterator[tuple[SequenceAdapter, Metrics]]:
+    """Train an adapter; yields it after every `report_every` updates, with the means of their metrics.
+
+    Raises:
+        ValueError: fewer than 2 actions in a group, or a sampling budget above the table's n.
+    """
+    if settings.group < 2:
+        raise ValueError(f"group is {settings.group}: a leave-one-out baseline needs at least 2 actions")
+    if max(settings.samples) > table.wins.shape[-1]:
+        raise ValueError(f"a sampling budget of {max(settings.samples)} needs as many completions, not {table.wins.shape[-1]}")
+    opt_state = _optimizer(settings).init(adapter.params)
+    key, shared = jax.random.key(settings.seed), dataclasses.replace(settings, seed=0, updates=0)  # for one compilation
+    for first in range(0, settings.updates, settings.report_every):
+        steps = jnp.arange(first, min(first + settings.report_every, settings.updates), dtype=jnp.uint32)
+        adapter, opt_state, metrics = _updates(adapter, opt_state, table, key, steps, shared)
+        means = jax.tree.map(lambda values: np.asarray(values, np.float64).mean(axis=0).tolist(), metrics)
+        yield adapter, {"update": int(steps[-1]) + 1, **means}
+
+
+def _optimizer(settings: BanditSettings) -> optax.GradientTransformation:
+    return optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _updates(
+    adapter: SequenceAdapter,
+    opt_state: optax.OptState,
+    table: Table,
+    key: jax.Array,
+    steps: jax.Array,
+    settings: BanditSettings,
+) -> tuple[SequenceAdapter, optax.OptState, Metrics]:
+    """One update for each of `steps`, uint32 [U]; what an update draws depends on the key and its number only."""
+    optimizer = _optimizer(settings)
+
+    def update(carry: tuple[SequenceAdapter, optax.OptState], step: jax.Array) -> tuple[Any, Metrics]:
+        adapter, opt_state = carry
+        draws = draw_group(jax.random.fold_in(key, step), adapter, table, settings)
+        if settings.rule == "lpo":
+            adapter, opt_state, metrics = lpo_update(
+                adapter, opt_state, preferences(draws), beta=settings.beta, optimizer=optimizer
+            )
+        else:
+            bonus = jnp.float32(settings.entropy_bonus)
+            adapter, opt_state, metrics = reinforce_update(adapter, opt_state, decisions(draws), bonus, optimizer=optimizer)
+        return (adapter, opt_state), {"reward": jnp.mean(draws.rewards), **metrics}
+
+    (adapter, opt_state), metrics = jax.lax.scan(update, (adapter, opt_state), steps)
+    return adapter, opt_state, metrics
+
+
+@struct.dataclass
+class Draws:
+    """What an update draws: N prompts, each with a group of M actions.
+
+    Attributes:
+        features: float32 [N, F].
+        actions: int32 [N, M].
+        rewards: float32 [N, M] in {0, 1}.
+    """
+
+    features: jax.Array
+    actions: jax.Array
+    rewards: jax.Array
+
+
+def draw_group(key: jax.Array, adapter: SequenceAdapter, table: Table, settings: BanditSettings) -> Draws:
+    """Prompts, sampling budgets, actions (of the policy, or for LPO of the uniform one) and their rewards."""
+    prompt_key, samples_key, action_key, reward_key = (jax.random.fold_in(key, purpose) for purpose in range(4))
+    count, group = settings.prompts, settings.group
+    index = jax.random.randint(prompt_key, (count,), 0, table.wins.shape[0])
+    samples = jax.random.choice(samples_key, jnp.asarray(settings.samples, jnp.int32), (count,))
+    features = adapter.features(table.observe(index, samples))
+    logits = adapter.logits(features)
+    if settings.rule == "lpo":
+        logits = jnp.zeros_like(logits)
+    actions = jax.random.categorical(action_key, logits[:, None, :], shape=(count, group)).astype(jnp.int32)
+    wins = jnp.take_along_axis(table.wins[index], actions[:, :, None], axis=1)
+    return Draws(features, actions, pass_at_samples(reward_key, wins, samples))
+
+
+def decisions(draws: Draws) -> Decisions:
+    """The draws with leave-one-out advantages (see `leave_one_out`)."""
+    count, group = draws.actions.shape
+    baseline = (jnp.sum(draws.rewards, axis=1, keepdims=True) - draws.rewards) / (group - 1)
+    return Decisions(
+        features=jnp.repeat(draws.features, group, axis=0),
+        actions=draws.actions.reshape(-1),
+        advantages=(draws.rewards - baseline).reshape(-1),
+        weight=jnp.ones((count * group,)),
+    )
+
+
+def preferences(draws: Draws) -> Preferences:
+    """The first of the best actions of each group against the first of the worst; a group without a difference is a tie."""
+    count = draws.actions.shape[0]
+    best, worst = jnp.argmax(draws.rewards, axis=1), jnp.argmin(draws.rewards, axis=1)
+    both = jnp.stack([best, worst], axis=1)
+    return Preferences(
+        features=jnp.repeat(draws.features, 2, axis=0),
+        actions=jnp.take_along_axis(draws.actions, both, axis=1).reshape(-1),
+        pair=jnp.repeat(jnp.arange(count, dtype=jnp.int32), 2),
+        sign=jnp.tile(jnp.asarray([1.0, -1.0]), count),
+        weight=(jnp.max(draws.rewards, axis=1) > jnp.min(draws.rewards, axis=1)).astype(jnp.float32),
+    )

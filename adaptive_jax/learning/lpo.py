@@ -1,0 +1,81 @@
+"""Latent preference optimisation (arXiv 2411.09661): of two completions of a prompt, make the better one's actions likelier.
+
+The selector's form: the action (or the actions of a whole completion) with the best reward is chosen, the one with the worst is
+rejected, and the loss is DPO's on their log-probabilities relative to a reference policy. The reference is the untrained,
+uniform policy; beta is ours.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from adaptive_jax.learning.reinforce import LearntPolicy, guarded_update
+
+
+@struct.dataclass
+class Preferences:
+    """P pairs of completions, in M decisions, padding included.
+
+    Attributes:
+        features: [M, F], what the policy chose from.
+        actions: int32 [M], what it chose.
+        pair: int32 [M], the pair that the decision belongs to.
+        sign: float32 [M], 1 in the chosen completion, -1 in the rejected one, 0 for padding.
+        weight: float32 [P], 1 for pairs with a preference, 0 for padding and ties.
+    """
+
+    features: jax.Array
+    actions: jax.Array
+    pair: jax.Array
+    sign: jax.Array
+    weight: jax.Array
+
+
+def lpo_loss(
+    params: nnx.State, policy: LearntPolicy, batch: Preferences, beta: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """-log sigmoid(beta (log pi(c) - log ref(c) - log pi(r) + log ref(r))), the mean over pairs.
+
+    The log-probability of a completion is the sum over its decisions; ref is uniform. Source: arXiv 2411.09661, eq. 3.
+
+    Returns:
+        The loss, float32 scalar, and metrics: the share of pairs that are in order, the policy's mean entropy over decisions in
+        nats, and its mean action probabilities [A].
+    """
+    chex.assert_rank([batch.features, batch.actions, batch.weight], [2, 1, 1])
+    log_probability = jax.nn.log_softmax(policy.replace(params=params).logits(batch.features), axis=-1)
+    probability = jnp.exp(log_probability)
+    taken = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
+    ahead = batch.sign * (taken + jnp.log(jnp.float32(log_probability.shape[-1])))
+    margin = jax.ops.segment_sum(ahead, batch.pair, num_segments=batch.weight.shape[0])
+    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    loss = jnp.sum(batch.weight * jax.nn.softplus(-beta * margin)) / count
+    present = jnp.abs(batch.sign) * batch.weight[batch.pair]
+    decisions = jnp.maximum(jnp.sum(present), 1.0)
+    metrics = {
+        "in_order": jnp.sum(jnp.where(margin > 0, batch.weight, 0.0)) / count,
+        "policy_entropy": -jnp.sum(present * jnp.sum(probability * log_probability, axis=-1)) / decisions,
+        "action_probabilities": jnp.sum(present[:, None] * probability, axis=0) / decisions,
+    }
+    return loss, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("beta", "optimizer"))
+def lpo_update(
+    policy: LearntPolicy,
+    opt_state: optax.OptState,
+    batch: Preferences,
+    *,
+    beta: float,
+    optimizer: optax.GradientTransformation,
+) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
+    """One update towards the preferred completions (see `guarded_update`), with the metrics of `lpo_loss`."""
+
+    def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return lpo_loss(params, policy, batch, beta)
+
+    return guarded_update(loss_of, policy, opt_state, jnp.any(batch.weight > 0), optimizer)

@@ -1,0 +1,76 @@
+"""The preference loss against NumPy, and where it moves the policy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adaptive_jax.learning.lpo import Preferences, lpo_loss, lpo_update
+from tests.policies.adapters import random_adapter
+
+WIDTH, A, BETA = 3, 4, 0.3
+POLICY = random_adapter(WIDTH, "hidden", scale=0.3)
+
+
+def batch(seed: int = 0) -> Preferences:
+    """Three pairs of completions of one to three decisions each, and a decision of padding; the last pair is a tie."""
+    rng = np.random.default_rng(seed)
+    pair = np.array([0, 0, 0, 1, 1, 2, 2, 2, 0])
+    sign = np.array([1, 1, -1, 1, -1, 1, -1, -1, 0])
+    return Preferences(
+        features=jnp.asarray(rng.normal(size=(9, WIDTH)), jnp.float32),
+        actions=jnp.asarray(rng.integers(0, A, 9), jnp.int32),
+        pair=jnp.asarray(pair, jnp.int32),
+        sign=jnp.asarray(sign, jnp.float32),
+        weight=jnp.asarray([1.0, 1.0, 0.0]),
+    )
+
+
+def log_probabilities(preferences: Preferences) -> np.ndarray:
+    z = np.asarray(POLICY.logits(preferences.features), np.float64)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def test_loss_is_what_numpy_makes_of_it() -> None:
+    some = batch()
+    loss, metrics = lpo_loss(POLICY.params, POLICY, some, BETA)
+    log_p = log_probabilities(some)
+    relative = log_p[np.arange(9), some.actions] - np.log(1 / A)
+    margins = [relative[0] + relative[1] - relative[2], relative[3] - relative[4]]
+    expected = np.mean([-np.log(1 / (1 + np.exp(-BETA * margin))) for margin in margins])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert metrics["in_order"] == pytest.approx(np.mean(np.array(margins) > 0))
+    np.testing.assert_allclose(metrics["action_probabilities"], np.exp(log_p[:5]).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["policy_entropy"], -(np.exp(log_p[:5]) * log_p[:5]).sum(axis=1).mean(), rtol=1e-5)
+
+
+def test_ties_and_padding_have_no_influence() -> None:
+    some = batch()
+    gone = jnp.asarray([0, 0, 0, 0, 0, 1, 1, 1, 1], bool)
+    poisoned = some.replace(
+        features=jnp.where(gone[:, None], 40.0, some.features), actions=jnp.where(gone, A - 1, some.actions)
+    )
+    gradients = [jax.grad(lambda p, b=b: lpo_loss(p, POLICY, b, BETA)[0])(POLICY.params) for b in (some, poisoned)]
+    for left, right in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-7)
+
+
+def test_updates_put_the_pairs_in_order() -> None:
+    some, policy, optimizer = batch(), POLICY, optax.adam(1e-2)
+    state = optimizer.init(policy.params)
+    losses = []
+    for _ in range(60):
+        policy, state, metrics = lpo_update(policy, state, some, beta=BETA, optimizer=optimizer)
+        losses.append(float(metrics["loss"]))
+        assert metrics["applied"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert metrics["in_order"] == 1
+
+
+def test_without_a_preference_nothing_moves() -> None:
+    optimizer = optax.adam(1e-2)
+    tied = batch().replace(weight=jnp.zeros(3))
+    policy, _, _ = lpo_update(POLICY, optimizer.init(POLICY.params), tied, beta=BETA, optimizer=optimizer)
+    for before, after in zip(jax.tree.leaves(POLICY.params), jax.tree.leaves(policy.params), strict=True):
+        np.testing.assert_array_equal(before, after)
