@@ -59,15 +59,15 @@ PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
 }
 MEANING: dict[Bar, str] = {
     "step_over_matmuls": "a step with the token adapter, over its bare matmuls",
-    "sampler_share": "share of the sampling kernel in a step, the slowest mix of settings",
+    "sampler_share": "time of the sampling kernel over that of a step at temperature 1, the slowest mix of settings",
     "adapter_overhead": "what the adapter adds to a step at a static temperature",
     "vs_generate_float32": "tokens per second over those of transformers' generate, float32",
     "vs_generate_bfloat16": "the same, generate in bfloat16",
     "ragged_useful": "share of row-steps that draw a token, lengths with a long tail",
-    "ragged_vs_no_refill": "tokens per second over those without refill, the same lengths",
+    "ragged_vs_no_refill": "tokens per second over those without refill and in the long ring only, the same lengths",
     "ragged_vs_tunix": "tokens per second over those of Tunix's sampler, the same lengths",
     "prompt_tokens_per_prompt": "prompt tokens computed per 256-token prompt, eight completions each",
-    "configs_vs_tunix": "all 180 configurations on 16 prompts: Tunix's time over ours, compilations included",
+    "configs_vs_tunix": "Tunix's time for the 132 configurations it has, 16 prompts, over ours for all 180; with compilations",
     "configs_compiles": "compilations of the loop for all 180 configurations",
     "cost_256_over_32_rows": "cost of a useful token at 256 rows over that at 32",
     "learner_share": "share of the learner in a training iteration",
@@ -87,7 +87,7 @@ class BenchDecode:
         rows: rows side by side.
         prompt_tokens: tokens of a prompt.
         new_tokens: tokens of a completion.
-        repeats: rounds in which the sides take turns.
+        repeats: rounds in which the sides take turns, where one is short enough to be repeated.
     """
 
     model: str = "smollm2"

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from adaptive_jax.runs.records import NotWritten
 from adaptive_jax.runs.stopping import Stop, Stopped
 from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Problem, normalise_question
+from adaptive_jax.tasks.sandbox import SandboxUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def asked_for() -> Iterator[None]:
     """Around whatever depends on what the user asked for: an error there is a line that says what to mend, and status 2."""
     try:
         yield
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, SandboxUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -274,8 +275,8 @@ class Splits:
     train: list[Problem]
 
 
-def load_splits(config: Config) -> Splits:
-    """The problems of an experiment.
+def load_splits(config: Config, *, programs: bool = False) -> Splits:
+    """The problems of an experiment, which ask for programs or for answers in boxes.
 
     Raises:
         ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
@@ -299,10 +300,7 @@ def load_splits(config: Config) -> Splits:
             others = load_problems(config.dataset, split="train", skip_bad=config.skip_bad)
         except ValueError as error:
             raise ValueError(f"{error}; give --train-dataset") from error
-    if any(problem.kind == "code" for problem in (*problems, *others)):
-        raise ValueError(
-            f"--dataset {config.dataset} holds programming problems: this experiment asks for answers in \\boxed{{}}"
-        )
+    check_kind(config.dataset, (*problems, *others), programs=programs)
     held_out = {normalise_question(problem.question) for problem in test}
     unique: dict[str, Problem] = {}
     for problem in others:
@@ -319,6 +317,15 @@ def load_splits(config: Config) -> Splits:
             "on: lower --limit, or give --train-dataset"
         )
     return Splits(test, others[:watched], others[watched : watched + trained])
+
+
+def check_kind(dataset: str, problems: Iterable[Problem], *, programs: bool) -> None:
+    """Raises ValueError where problems ask for programs and `programs` is not set, or the other way round."""
+    if any((problem.kind == "code") != programs for problem in problems):
+        held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
+        if programs:
+            held, asked = "problems that ask for an answer", "programs: use math_sequence or math_token"
+        raise ValueError(f"--dataset {dataset} holds {held}, and this experiment asks for {asked}")
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

@@ -108,13 +108,14 @@ def main(config: MathToken) -> Path:
 
 def compare(test: Environment, training: Environment, validation: Environment, config: MathToken, run: RunDirectory) -> str:
     """Evaluate the baselines, train and evaluate the adapters; returns the table. Results are written as they come."""
-    lm, budgets, rows = test.lm, config.budgets, list[Row]()
+    lm, budgets, rows, verdicts = test.lm, config.budgets, list[Row](), dict[str, np.ndarray]()
     resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
     run.log(event="settings", test=len(test), training=len(training), validation=len(validation), **resolved)
 
     def report(method: str, runs: list[Scores]) -> str:
         rows.extend(rows_of(method, config.cot, budgets, runs))
-        run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows))
+        verdicts[method] = np.sum([scores.verdicts for scores in runs], axis=0)
+        run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows, verdicts))
         table = caption(lm.name, config.dataset, rows) + "\n" + markdown_table(rows)
         run.write_text("results.md", table)
         return table

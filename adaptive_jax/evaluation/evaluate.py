@@ -91,10 +91,12 @@ class ActionScores:
     Attributes:
         wins: bool [K, Q, A, G], whether the completion is right.
         known: bool [Q], whether the grader judged all of the question's completions.
+        verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
     """
 
     wins: np.ndarray
     known: np.ndarray
+    verdicts: np.ndarray
 
 
 def score_actions(
@@ -119,4 +121,4 @@ def score_actions(
     total = completions * len(actions)
     scores = evaluate(environment, policy, budgets, key=key, completions=total, rows=rows, on_progress=on_progress)
     wins = scores.rewards.astype(bool).reshape(len(environment), completions, len(actions), len(budgets))
-    return ActionScores(wins.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)))
+    return ActionScores(wins.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)), scores.verdicts)

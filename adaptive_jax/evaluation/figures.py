@@ -1,4 +1,4 @@
-"""The two figures of a training experiment."""
+"""The figures of the experiments."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adaptive_jax.evaluation.results import MEAN, Row
+from adaptive_jax.evaluation.tables import HELD_OUT, SELECTED_ON
 
 
 def training_figure(
@@ -59,4 +60,41 @@ def budget_figure(path: Path, rows: Sequence[Row], trained: Collection[str] = ()
         )
     panel.set(xlabel="token budget b", ylabel="Pass@1", ylim=(0, 1), xticks=sorted({row.budget for row in rows} - {MEAN}))
     figure.legend(fontsize="x-small", loc="outside right center")
+    figure.savefig(path, dpi=150)
+
+
+def coverage_figure(path: Path, rows: Sequence[Row]) -> None:
+    """Coverage against the number of settings N; held-out problems beside those that the settings were selected on."""
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    metrics = {row.metric for row in rows}
+    for panel, title, metric in zip(
+        panels, ("held-out problems", "problems selected on"), (HELD_OUT, SELECTED_ON), strict=True
+    ):
+        counts = [count for count in range(1, len(rows) + 1) if metric.format(count) in metrics]
+        for method in dict.fromkeys(row.method for row in rows):
+            own = {row.metric: row for row in rows if row.method == method}
+            points = [own[metric.format(count)] for count in counts]
+            values, bars = [row.value for row in points], [row.ci95 for row in points]
+            panel.errorbar(counts, values, yerr=bars, label=method, capsize=2, marker="o", markersize=4)
+        panel.set(title=title, xlabel="settings N", xticks=counts)
+    panels[0].set_ylabel("coverage")
+    panels[0].legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def pass_figure(path: Path, rows: Sequence[Row], trained: Collection[str] = ()) -> None:
+    """Pass@k against k, a panel for each way of asking; solid lines for methods that are `trained`."""
+    cots = list(dict.fromkeys(row.cot for row in rows))
+    figure = Figure(figsize=(3.4 * len(cots) + 2.0, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(cots), sharey=True, squeeze=False)[0]
+    for panel, cot in zip(panels, cots, strict=True):
+        for method in dict.fromkeys(row.method for row in rows):
+            values = [row.value for row in rows if (row.method, row.cot) == (method, cot)]
+            solid = method in trained
+            counts = range(1, len(values) + 1)
+            panel.plot(counts, values, "o-" if solid else "o--", label=method, markersize=3, linewidth=2.0 if solid else 1.0)
+        panel.set(title=f"CoT {cot}", xlabel="k", xticks=list(counts), ylim=(0, 1))
+    panels[0].set_ylabel("Pass@k")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
     figure.savefig(path, dpi=150)

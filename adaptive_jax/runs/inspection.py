@@ -47,8 +47,10 @@ def _best(path: Path) -> Lines:
     content, problem = _json(path / "results.json")
     yield "\nbest row of results.json", problem
     if rows := content.get("rows"):
-        best = max(rows, key=lambda row: (row["budget"] == "mean", row["value"]))
-        yield f"  {best['method']}, budget {best['budget']}: {100 * best['value']:.1f} ± {100 * best['ci95']:.1f}", None
+        first = [row for row in rows if row["metric"] == "pass@1" and row["method"] != "oracle"] or rows
+        best = max(first, key=lambda row: (row["budget"] == "mean", row["value"]))
+        value = f"{100 * best['value']:.1f} ± {100 * best['ci95']:.1f}"
+        yield f"  {best['method']}, {best['metric']}, CoT {best['cot']}, budget {best['budget']}: {value}", None
 
 
 def _stages(path: Path) -> Lines:
@@ -71,7 +73,7 @@ def _adapters(path: Path) -> Lines:
     yield f"\n{len(directories)} adapters", None
     for directory in directories:
         health, problem, facts = _health(directory)
-        what = f" ({facts['kind']}, {facts['inputs']})" if facts else ""
+        what = f" ({facts['kind']}, {facts.get('inputs') or facts['pooling']})" if facts else ""
         yield f"  {health:8} {directory.name}{what}", problem
 
 

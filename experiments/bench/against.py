@@ -2,12 +2,14 @@
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.learning.selection import candidates
 from adaptive_jax.policies.fixed import InTurn, static
@@ -24,30 +26,34 @@ def generate(subject: Subject) -> Findings:
 
     Full vocabulary at temperature 1, prefill included on both sides. Ours computes in float32 on a CPU in both.
     """
-    prompts = subject.prompts(subject.rows, subject.new_tokens)
     bars: dict[str, float | None] = {"vs_generate_float32": None, "vs_generate_bfloat16": None}
-    details: dict[str, Any] = {"rows": subject.rows, "new_tokens": subject.new_tokens}
-
-    def ours() -> object:
-        return rollout(
-            subject.decoder, static(1.0), prompts, key=jax.random.key(SEED), stop_ids=(), rows=subject.rows
-        ).row_steps
-
+    details: dict[str, Any] = {"rows": subject.rows}
     with subject.opponent(TRANSFORMERS) as other:
         if other is None:
             return Findings(bars, details)
         details["transformers"] = other.about
-        tokens = [list(prompt.tokens) for prompt in prompts]
-        ours()
-        for dtype in ("float32", "bfloat16"):
-            other.generate(tokens, 2, dtype=dtype)  # loads and warms up
-            theirs = functools.partial(other.generate, tokens, subject.new_tokens, dtype=dtype)
-            times = alternate({"ours": ours, dtype: theirs}, 1 if dtype == "bfloat16" else 2, warm_up=False)
+        # without bfloat16 units a CPU takes minutes for what takes one in float32: few tokens, one round
+        slow = jax.default_backend() == "cpu" and not other.about["amx"]
+        for dtype, new_tokens, rounds in (
+            ("float32", subject.new_tokens, 2),
+            ("bfloat16", min(subject.new_tokens, 8) if slow else subject.new_tokens, 1 if slow else 2),
+        ):
+            prompts = subject.prompts(subject.rows, new_tokens)
+            ours = functools.partial(_row_steps, subject, prompts)
+            theirs = functools.partial(other.generate, [list(prompt.tokens) for prompt in prompts], new_tokens, dtype=dtype)
+            other.generate([[1, 2, 3]], 2, dtype=dtype)  # loads and warms up
+            ours()
+            times = alternate({"ours": ours, dtype: theirs}, rounds, warm_up=False)
             bars[f"vs_generate_{dtype}"] = quotient(times, dtype, "ours")
-            details[dtype] = {
-                name: subject.rows * subject.new_tokens / float(np.median(taken)) for name, taken in times.items()
-            }
+            rates = {name: subject.rows * new_tokens / float(np.median(taken)) for name, taken in times.items()}
+            details[dtype] = {"new_tokens": new_tokens, "tokens_per_second": rates}
     return Findings(bars, details)
+
+
+def _row_steps(subject: Subject, prompts: Sequence[Prompt]) -> int:
+    """Complete the prompts at temperature 1."""
+    done = rollout(subject.decoder, static(1.0), prompts, key=jax.random.key(SEED), stop_ids=(), rows=subject.rows)
+    return done.row_steps
 
 
 def configs(subject: Subject) -> Findings:
@@ -81,13 +87,16 @@ def configs(subject: Subject) -> Findings:
             tokens = [list(prompt.tokens) for prompt in prompts]
             no_filter = [s for s in settings if s.top_p == 1 and s.top_k == 0 and s.min_p == 0]
             top_p, top_k = [s for s in settings if s.top_p < 1], [s for s in settings if s.top_k > 0]
-            one = functools.partial(tunix.generate, tokens, CONFIG_TOKENS)
+            one = functools.partial(tunix.generate, tokens, CONFIG_TOKENS, dtype=subject.dtype)
             one(temperature=0.9)  # what is compiled once for all configurations
-            parts = {
-                "no filter": (len(no_filter), one(temperature=0.7).seconds[0]),
-                "top-p": (len(top_p), one(temperature=0.7, top_p=0.9).seconds[0]),
-                "top-k": (len(top_k), one(temperature=0.7, top_k=32).seconds[0]),
+            kinds = {
+                "no filter": (len(no_filter), one(temperature=0.7)),
+                "top-p": (len(top_p), one(temperature=0.7, top_p=0.9)),
+                "top-k": (len(top_k), one(temperature=0.7, top_k=32)),
             }
-            details["tunix"] = {"configurations_and_seconds_of_one": parts, **tunix.about}
-            bars["configs_vs_tunix"] = sum(count * each for count, each in parts.values()) / seconds
+            details["tunix"] = {
+                name: {"configurations": count, "seconds_of_one": done.seconds[0], "compilations_of_one": done.compilations[0]}
+                for name, (count, done) in kinds.items()
+            } | tunix.about
+            bars["configs_vs_tunix"] = sum(count * done.seconds[0] for count, done in kinds.values()) / seconds
     return Findings(bars, details)

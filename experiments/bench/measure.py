@@ -52,12 +52,13 @@ def quotient(times: Times, above: str, below: str) -> float:
 
 
 @contextmanager
-def compilations(function: str) -> Iterator[list[float]]:
-    """The seconds of each compilation of a jitted function, by its name, while the context is open."""
+def compilations(*functions: str) -> Iterator[list[float]]:
+    """The seconds of each compilation of jitted functions, by their names, while the context is open."""
     seconds: list[float] = []
+    names = {f"jit({function})" for function in functions}
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and kwargs.get("fun_name") == f"jit({function})":
+        if event == "/jax/core/compile/backend_compile_duration" and kwargs.get("fun_name") in names:
             seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)

@@ -14,37 +14,39 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
 from adaptive_jax.decoding.waiting import Admissions, round_up, waves
 from adaptive_jax.policies.fixed import static
-from experiments.bench.measure import Findings, log
+from experiments.bench.measure import Findings, compilations, log
 from experiments.bench.opponent import TUNIX
 from experiments.bench.scripted import ScriptedDecoder, long_tail
 from experiments.bench.subject import Subject
 
 CHUNK = 4  # short, because the mean length is; a step of this size costs far more than a look of the host
 MEAN, LONGEST = 32, 256
+STEPS = 64  # of batches without refill, timed in one go
 SEED = 0
 
 
 def ragged(subject: Subject) -> Findings:
     """Bars `ragged_useful`, `ragged_vs_no_refill` and `ragged_vs_tunix`.
 
-    A quarter of the rows of the other parts, and 16 completions for each. Without refill a batch decodes to its longest; three
-    batches stand for all. Tunix has no refill either; one batch of its stands for all.
+    Half the rows of the other parts, and 16 completions for each. Without refill every batch decodes to its longest completion,
+    over a ring that holds the longest of all, at the same cost in every step; and so it is on Tunix. So there a step is timed,
+    and multiplied by the sum of the batches' longest lengths.
     """
-    rows = max(subject.rows // 4, 1)
+    rows = max(subject.rows // 2, 1)
     count = 16 * rows
     lengths = long_tail(count, MEAN, LONGEST)
     work = Work(subject, lengths)
-    with_refill, trajectory = _timed(work, rows)
-    tokens_per_second = {"refill": lengths.sum() / with_refill}
-    batches = lengths[: 3 * rows].reshape(3, rows)
-    prompts = work.prompts
-    without_refill(work, prompts[:rows], 1)  # compiles
+    seconds, trajectory, compiled = _timed(work, rows)
+    tokens_per_second = {"refill": lengths.sum() / seconds}
+    batch_steps = int(lengths.reshape(-1, rows).max(axis=1).sum())
+    without_refill(work, work.prompts[:rows], CHUNK)  # compiles
     start = time.perf_counter()
-    for index, batch in enumerate(batches):
-        without_refill(work, prompts[index * rows : (index + 1) * rows], int(batch.max()))
-    tokens_per_second["no refill"] = batches.sum() / (time.perf_counter() - start)
+    without_refill(work, work.prompts[:rows], STEPS)
+    tokens_per_second["no refill"] = lengths.sum() / (batch_steps * (time.perf_counter() - start) / STEPS)
     details: dict[str, Any] = {
         "lengths": {"mean": float(lengths.mean()), "longest": int(lengths.max()), "completions": count, "rows": rows},
+        "steps_without_refill": batch_steps,
+        "compilations_while_timed": compiled,
         "tokens_per_second": tokens_per_second,
     }
     bars: dict[str, float | None] = {
@@ -54,11 +56,11 @@ def ragged(subject: Subject) -> Findings:
     }
     with subject.opponent(TUNIX) as tunix:
         if tunix is not None:
-            longest = int(batches[0].max())
-            done = tunix.generate([list(prompt.tokens) for prompt in prompts[:rows]], longest, repeat=2)
-            tokens_per_second["tunix"] = batches[0].sum() / done.seconds[-1]
-            details["tunix"] = {"seconds": done.seconds, "new_tokens": longest, **tunix.about}
+            prompts = [list(prompt.tokens) for prompt in work.prompts[:rows]]
+            done = tunix.generate(prompts, STEPS, dtype=subject.dtype, repeat=2)
+            tokens_per_second["tunix"] = lengths.sum() / (batch_steps * done.seconds[-1] / STEPS)
             bars["ragged_vs_tunix"] = tokens_per_second["refill"] / tokens_per_second["tunix"]
+            details["tunix"] = {"seconds": done.seconds, "compilations": done.compilations, "steps": STEPS, **tunix.about}
     return Findings(bars, details)
 
 
@@ -71,7 +73,7 @@ def scaling(subject: Subject) -> Findings:
     cases = [(32, MEAN), (128, MEAN), (256, MEAN), (32, 2 * MEAN), (32, 8 * MEAN)]
     for rows, longest in cases:
         lengths = long_tail(16 * rows if longest > MEAN else 2 * rows, MEAN, longest)
-        seconds, trajectory = _timed(Work(subject, lengths), rows)
+        seconds, trajectory, compiled = _timed(Work(subject, lengths), rows)
         features = trajectory.features.nbytes
         table.append(
             {
@@ -79,6 +81,7 @@ def scaling(subject: Subject) -> Findings:
                 "mean": float(lengths.mean()),
                 "longest": longest,
                 "milliseconds_per_useful_token": 1e3 * seconds / float(lengths.sum()),
+                "compilations_while_timed": compiled,
                 "useful": float(lengths.sum() / trajectory.row_steps),
                 "trajectory_bytes": _bytes(trajectory),
                 "features_bytes": features,
@@ -126,12 +129,13 @@ class Work:
         return done
 
 
-def _timed(work: Work, rows: int) -> tuple[float, Trajectory]:
-    """Seconds of a rollout; half of it went before, and compiled."""
+def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
+    """Seconds of a rollout, the rollout, and how often the loop's functions were compiled meanwhile; half of it went before."""
     work.run(rows, 0.5)
-    start = time.perf_counter()
-    trajectory = work.run(rows)
-    return time.perf_counter() - start, trajectory
+    with compilations("admit", "decode_chunk", "suspend", "empty_shelf", "empty_state", "prefill") as compiled:
+        start = time.perf_counter()
+        trajectory = work.run(rows)
+        return time.perf_counter() - start, trajectory, len(compiled)
 
 
 def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:

@@ -118,7 +118,7 @@ def step(subject: Subject) -> Findings:
     for name, settings in mixes(rows).items():
         sides[f"sampling, {name}"] = lambda settings=settings: [draw(uniform, logits, settings) for _ in range(STEPS)]
     times = alternate(sides, subject.repeats)
-    shares = {name: quotient(times, name, "step, adapter") for name in sides if name.startswith("sampling")}
+    shares = {name: quotient(times, name, "step, static") for name in sides if name.startswith("sampling")}
     return Findings(
         {
             "step_over_matmuls": quotient(times, "step, adapter", "matmuls"),

@@ -43,6 +43,11 @@ class Subject:
     repeats: int
     interpreters: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return str(self.decoder.model.embedding[...].dtype)
+
     def prompts(self, count: int, budget: int) -> list[Prompt]:
         """`count` prompts of random tokens; the first token of each is its index."""
         tokens = np.random.default_rng(0).integers(0, self.config.vocab_size - 1, (count, self.prompt_tokens))

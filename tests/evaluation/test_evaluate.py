@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from adaptive_jax.evaluation.evaluate import evaluate
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.evaluation.evaluate import evaluate, score_actions
 from adaptive_jax.learning.environment import Environment, questions
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.fixed import MixedPolicy, static
@@ -76,3 +77,26 @@ def test_one_rollout_is_enough_for_a_policy_that_ignores_the_budget(monkeypatch:
     assert once.valid.all()
     assert set(np.unique(once.rewards)) <= {0, 1}
     assert 0 < once.accuracy()[1] < 1
+
+
+def test_every_action_is_scored_on_every_question() -> None:
+    """Completion g of action a is completion a + A g of the question under that action alone."""
+    environment, budgets = GreedyPath(12), (4, 20)
+    settings = [SamplingParams(0.0), SamplingParams(1.0), SamplingParams(0.3)]
+    seen: list[int] = []
+    options = {"key": KEY, "rows": 16}
+    scores = score_actions(environment, settings, budgets, completions=4, on_progress=seen.append, **options)
+    assert scores.wins.shape == (2, 12, 3, 4)
+    assert scores.wins.dtype == scores.known.dtype == bool
+    assert scores.known.all()
+    assert seen[-1] == 12 * 3 * 4
+    for action, setting in enumerate(settings):
+        alone = evaluate(environment, static(setting.temperature), budgets, completions=12, **options)
+        np.testing.assert_array_equal(scores.wins[:, :, action], alone.rewards[:, action::3].transpose(2, 0, 1))
+    assert scores.wins[:, :, 0].all()
+    assert 0 < scores.wins[:, :, 1].mean() < scores.wins[:, :, 2].mean() < 1
+
+
+def test_questions_that_could_not_be_graded_are_marked() -> None:
+    scores = score_actions(Measured(5), [SamplingParams(0.0)] * 2, (9,), completions=2, key=KEY, rows=16)
+    np.testing.assert_array_equal(scores.known, [True, True, True, False, True])

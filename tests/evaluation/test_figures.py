@@ -9,8 +9,9 @@ import pytest
 from matplotlib.image import imread
 
 from adaptive_jax.evaluation.evaluate import Scores
-from adaptive_jax.evaluation.figures import budget_figure, training_figure
-from adaptive_jax.evaluation.results import rows_of
+from adaptive_jax.evaluation.figures import budget_figure, coverage_figure, pass_figure, training_figure
+from adaptive_jax.evaluation.results import pass_rows, rows_of
+from tests.evaluation.coverage_rows import coverage_rows
 
 
 def read(path: Path) -> np.ndarray:
@@ -50,4 +51,20 @@ def test_budget_figure(tmp_path: Path) -> None:
     alone = Scores(rewards[:, :, :1], np.ones((50, 1, 1), bool))
     budget_figure(tmp_path / "one.png", rows_of("greedy", "all", (64,), [alone]))
     pictures = [read(tmp_path / f"{name}.png") for name in ("three", "trained", "one")]
+    assert not any(np.array_equal(left, right) for left, right in itertools.combinations(pictures, 2))
+
+
+def test_coverage_figure(tmp_path: Path) -> None:
+    for size in (1, 4):
+        coverage_figure(tmp_path / f"{size}.png", coverage_rows(size))
+    assert not np.array_equal(read(tmp_path / "1.png"), read(tmp_path / "4.png"))
+
+
+def test_pass_figure(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).random((2, 20, 8))
+    rows = [row for cot in ("all", "none") for n in (0, 1) for row in pass_rows(f"method {n}", cot, 28, [scores[n]])]
+    pass_figure(tmp_path / "both.png", rows)
+    pass_figure(tmp_path / "trained.png", rows, trained=["method 1"])
+    pass_figure(tmp_path / "one.png", rows[:16])
+    pictures = [read(tmp_path / f"{name}.png") for name in ("both", "trained", "one")]
     assert not any(np.array_equal(left, right) for left, right in itertools.combinations(pictures, 2))

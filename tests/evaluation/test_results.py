@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from adaptive_jax.evaluation.evaluate import Scores
-from adaptive_jax.evaluation.results import markdown_table, results_json, rows_of
+from adaptive_jax.evaluation.results import Gain, markdown_table, pass_rows, results_json, rows_of
+from adaptive_jax.evaluation.statistics import paired_ci95
 
 # DESIGN section 3, and what this project adds to it
 FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed"}
@@ -51,14 +52,39 @@ def test_rows_of_several_seeds() -> None:
 
 def test_json_has_the_fields_that_are_promised() -> None:
     rows = rows_of("greedy", "none", BUDGETS, [scores(0, 10)])
-    content = json.loads(json.dumps(results_json("math_token", "tiny", "arithmetic", rows)))
-    assert set(content) == {"experiment", "model", "dataset", "rows"}
+    verdicts = {"greedy": np.array([3, 4, 0, 1, 2])}
+    content = json.loads(json.dumps(results_json("math_token", "tiny", "arithmetic", rows, verdicts)))
+    assert set(content) == {"experiment", "model", "dataset", "rows", "verdicts"}
+    assert content["verdicts"] == {"greedy": {"correct": 3, "wrong": 4, "unparseable": 0, "timeout": 1, "error": 2}}
     assert [content[key] for key in ("experiment", "model", "dataset")] == ["math_token", "tiny", "arithmetic"]
     assert len(content["rows"]) == 3
     for row in content["rows"]:
         assert set(row) == FIELDS
         assert 0 <= row["value"] <= 1
         assert 0 <= row["ci95"] <= 1
+
+
+def test_rows_of_pass_at_k() -> None:
+    rng = np.random.default_rng(0)
+    baseline, *runs = rng.random((4, 20, 3))
+    plain = pass_rows("best static", "mix", 28, [baseline])
+    assert [(row.metric, row.budget, row.cot, row.n, row.seeds, row.spread) for row in plain] == [
+        (f"pass@{k}", 28, "mix", 20, 1, 0) for k in (1, 2, 3)
+    ]
+    assert [row.value for row in plain] == pytest.approx(baseline.mean(axis=0))
+    assert all(row.gain is None for row in plain)
+    compared = pass_rows("adapter", "mix", 28, runs, ("best static", baseline))
+    for k, row in enumerate(compared):
+        by_seed = [run[:, k].mean() for run in runs]
+        assert (row.seeds, row.by_seed) == (3, pytest.approx(by_seed))
+        assert row.value == pytest.approx(np.mean(by_seed))
+        assert row.spread == pytest.approx(np.std(by_seed, ddof=1))
+        assert row.ci95 == pytest.approx(1.96 * (row.value * (1 - row.value) / 20) ** 0.5)
+        ahead = np.mean([run[:, k] for run in runs], axis=0) - baseline[:, k]
+        assert row.gain == Gain("best static", pytest.approx(ahead.mean()), paired_ci95(ahead))
+    content = json.loads(json.dumps(results_json("math_sequence", "tiny", "arithmetic", plain + compared)))["rows"]
+    assert [set(row) - FIELDS for row in content] == [set()] * 3 + [{"gain"}] * 3
+    assert content[3]["gain"]["over"] == "best static"
 
 
 def test_table() -> None:

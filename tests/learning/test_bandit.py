@@ -81,7 +81,7 @@ def test_preferences_are_the_best_and_the_worst_of_a_group() -> None:
     actions = jnp.asarray([[5, 6, 7, 8], [1, 2, 3, 4], [9, 10, 11, 12]], jnp.int32)
     batch = preferences(Draws(jnp.eye(3), actions, rewards))
     np.testing.assert_array_equal(batch.weight, [1, 0, 1])
-    np.testing.assert_array_equal(batch.actions.reshape(3, 2)[[0, 2]], [[6, 5], [9, 11]])
+    np.testing.assert_array_equal(batch.actions.reshape(3, 2)[np.array([0, 2])], [[6, 5], [9, 11]])
     np.testing.assert_array_equal(batch.sign, [1, -1] * 3)
     np.testing.assert_array_equal(batch.pair, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(batch.features, np.repeat(np.eye(3), 2, axis=0))
@@ -107,7 +107,7 @@ def test_each_kind_of_prompt_gets_its_best_action(rule: str) -> None:
 
 
 def test_the_best_action_depends_on_the_sampling_budget() -> None:
-    """Sure on one kind and never right on the other, against a quarter right on both: which kind a prompt is, nobody can see."""
+    """Sure on one kind and never right on the other, against a quarter right on both: nobody can see the kind."""
     some = table(np.array([[1.0, 0.25, 0.0], [0.0, 0.25, 0.0]]))
     some = some.replace(last=jnp.ones_like(some.last), mean=jnp.ones_like(some.mean))
     reports = list(train_bandit(adapter(3), some, SETTINGS))

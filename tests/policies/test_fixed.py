@@ -7,7 +7,7 @@ import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
-from adaptive_jax.policies.fixed import mixed, static
+from adaptive_jax.policies.fixed import InTurn, mixed, static
 from adaptive_jax.policies.schedule import TokenSchedule
 
 LARGEST_UNIFORM = np.float32(1 - 2**-24)
@@ -60,6 +60,19 @@ def test_mixed_draws_each_setting_equally_often_and_holds_it(count: int) -> None
         action, features = step(policy, np.arange(len(held)), held, uniform)
         np.testing.assert_array_equal(action, held)
         assert features.shape == (len(held), 0)
+
+
+def test_in_turn_goes_through_the_settings() -> None:
+    policy = InTurn(SamplingParams.stack([SamplingParams(t / 4) for t in range(3)]))
+    assert not policy.learns
+    assert not policy.sees_budget
+    state, number = jnp.ones((8, 3)), jnp.arange(8, dtype=jnp.int32)
+    prompt = PromptObservation(state, state, completion=number, samples=jnp.full_like(number, 8), budget=number)
+    for uniform in (0.0, 0.99):
+        held = policy.begin(prompt, jnp.full(8, uniform))
+        assert held.dtype == jnp.int32
+        np.testing.assert_array_equal(held, [0, 1, 2, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(step(policy, np.arange(8), np.asarray(held))[0], held)
 
 
 def test_schedule_acts_by_the_token_before() -> None:

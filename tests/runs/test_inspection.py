@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from adaptive_jax.__main__ import main
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.policies.sequence import sequence_adapter
 from adaptive_jax.runs.adapters import save_adapter
 from adaptive_jax.runs.directory import RunDirectory
 from tests.policies.adapters import random_adapter
@@ -34,8 +36,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory.stage("Training, seed 0", training)
     save_adapter(path / "adapters" / "mine-seed0", random_adapter(6))
+    settings = SamplingParams.stack([SamplingParams(0.0), SamplingParams(1.0)])
+    save_adapter(path / "adapters" / "other-seed0", sequence_adapter(6, settings))
     rows = [("greedy", 16, 0.9), ("greedy", "mean", 0.2), ("adapter", "mean", 0.5)]
-    row = [{"method": method, "budget": budget, "value": value, "ci95": 0.03} for method, budget, value in rows]
+    row = [
+        {"method": method, "metric": "pass@1", "cot": "all", "budget": budget, "value": value, "ci95": 0.03}
+        for method, budget, value in rows
+    ]
     directory.write_json("results.json", {"rows": row})
     directory.close()
     return path
@@ -51,10 +58,16 @@ def inspected(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_sound_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = inspected(run, monkeypatch, capsys)
     assert (status, err) == (0, "")
-    for words in ('"tiny"', "[16, 32]", "adapter, budget mean: 50.0 ± 3.0", "all files are as they were written"):
+    for words in (
+        '"tiny"',
+        "[16, 32]",
+        "adapter, pass@1, CoT all, budget mean: 50.0 ± 3.0",
+        "all files are as they were written",
+    ):
         assert words in out
     assert "sound    training-seed-0 000000, best validation reward 0.750" in out
     assert "sound    mine-seed0 (token, hidden+budget)" in out
+    assert "sound    other-seed0 (sequence, both)" in out
 
 
 def test_damage_is_named(

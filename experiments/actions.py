@@ -1,0 +1,61 @@
+"""What the two sequence-level experiments share: their flags, and every action scored on every question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.prompt import problem_digest
+from adaptive_jax.evaluation.evaluate import ActionScores, score_actions
+from adaptive_jax.learning.environment import Environment
+from adaptive_jax.runs.directory import RunDirectory
+from experiments.common import Config, Progress
+
+SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
+TINY_BUDGETS = (28,)
+DEFAULT_BUDGETS = (1024,)
+
+
+@dataclass(frozen=True)
+class SequenceConfig(Config):
+    """Flags of both sequence-level experiments; `budget` is 28 for tiny and 1024 otherwise."""
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The token budgets, ascending."""
+        default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
+        return tuple(sorted(set(self.budget))) or default
+
+
+def scored(
+    name: str,
+    environment: Environment,
+    actions: Sequence[SamplingParams],
+    completions: int,
+    config: SequenceConfig,
+    run: RunDirectory,
+) -> ActionScores:
+    """Verdicts on `completions` completions of every question under every action, as a stage of the run: computed once.
+
+    Questions that the grader failed on are marked; see `ActionScores.known`.
+    """
+
+    asked = problem_digest("\n".join(question.problem.question for question in environment.questions))
+
+    def compute() -> dict[str, np.ndarray]:
+        with Progress(name, len(environment) * len(actions) * completions, run.stop) as progress:
+            scores = score_actions(
+                environment,
+                actions,
+                config.budgets,
+                key=jax.random.key(config.seed),
+                completions=completions,
+                rows=config.rows,
+                on_progress=progress.at_least,
+            )
+        run.log(event="scored", stage=name, questions=len(environment), unknown=int((~scores.known).sum()))
+        return vars(scores)
+
+    return ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked)))

@@ -1,0 +1,305 @@
+"""Train the sequence-level adapter, one sampling setting per prompt, and compare it with static baselines and LPO.
+
+    uv run python -m experiments.math_sequence
+    uv run python -m experiments.math_sequence --model smollm2 --dataset gsm8k_test.jsonl --limit 8 --budget 96
+
+The paper's sequence-level experiment (arXiv 2603.09065): Pass@k under parallel sampling budgets B = 1 to 8. Every action is
+tried on every question beforehand; training and evaluation then read from these scores and decode nothing. Writes config.json,
+environment.json, metrics.jsonl, results.json, results.md, a figure and the trained adapters into the run directory.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.evaluation.choices import (
+    Asked,
+    adapter_choice,
+    best_static,
+    lookup_choice,
+    mixed_static,
+    oracle,
+)
+from adaptive_jax.evaluation.figures import pass_figure
+from adaptive_jax.evaluation.results import Row, pass_rows, results_json
+from adaptive_jax.evaluation.tables import paper_note, pass_caption, pass_table
+from adaptive_jax.learning.bandit import BanditSettings, Rule, Table, embeddings, train_bandit
+from adaptive_jax.learning.environment import Cot, Environment, Question, questions
+from adaptive_jax.learning.selection import load_actions, setting_name
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
+from adaptive_jax.policies.token import PAPER_ACTIONS
+from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
+from adaptive_jax.runs.directory import RunDirectory
+from adaptive_jax.runs.machine import environment
+from adaptive_jax.runs.records import named_leaves, replace_leaves
+from adaptive_jax.tasks import arithmetic
+from adaptive_jax.tasks.loading import load_problems
+from adaptive_jax.tasks.problem import Problem, shared
+from adaptive_jax.tasks.sandbox import choose_tier, tiers
+from experiments.actions import SAMPLES, SequenceConfig, scored
+from experiments.common import Splits, asked_for, check_kind, launch, load_splits, open_run
+
+log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
+
+TINY_ACTIONS = Path(__file__).parent / "results" / "select_actions_tiny" / "actions.json"
+BASELINE = "best static"
+# method -> name, whether it sees B, how it learns
+TRAINED: dict[str, tuple[str, bool, Rule]] = {
+    "lpo": ("LPO", False, "lpo"),
+    "sequence-adapter-no-budget": ("sequence adapter, no budget", False, "reinforce"),
+    "sequence-adapter-budget": ("sequence adapter, budget", True, "reinforce"),
+}
+LARGEST = max(SAMPLES)
+
+Estimate = Callable[[Asked, int], np.ndarray]  # each question's Pass@k, float [Q]
+
+
+@dataclass(frozen=True)
+class MathSequence(SequenceConfig):
+    """Train the sequence-level adapter and compare it with static baselines and LPO.
+
+    Attributes:
+        cot: how the problems are asked; mix asks them in both ways, and so has rows for all and none as well.
+        actions: an action-set file that select_actions wrote (for tiny its own, otherwise greedy, 0.5, 1.0 and 1.25).
+        eval_dataset: problems of another distribution, a name or a file, that the same adapters are evaluated on too.
+        thinking: for chat templates that know thinking, whether it is on.
+        completions: completions per question and action, at least 8.
+        updates: policy-gradient updates per adapter and seed.
+        learning_rate: of AdamW.
+        pooling: the prompt embedding: the last token's hidden state, the prompt's mean, or both.
+    """
+
+    cot: Cot = "mix"
+    actions: Path | None = None
+    eval_dataset: str | None = None
+    thinking: bool | None = None
+    completions: int = 8
+    updates: int = 2000
+    learning_rate: float = 1e-3
+    pooling: Pooling = "both"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "updates")
+        self.at_least(LARGEST, "completions")
+        self.at_least(0, "learning_rate")
+
+    @property
+    def cots(self) -> tuple[Cot, ...]:
+        """The rows of the table."""
+        return ("all", "none", "mix") if self.cot == "mix" else (self.cot,)
+
+    @property
+    def settings(self) -> list[SamplingParams]:
+        """The action set."""
+        if self.actions is None and self.model != "tiny":
+            return [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
+        return load_actions(self.actions or TINY_ACTIONS)
+
+
+def main(config: MathSequence) -> Path:
+    """Run the experiment; returns the run directory."""
+    return run_sequence("math_sequence", config)
+
+
+def run_sequence(experiment: str, config: MathSequence, *, programs: bool = False, allow_unsandboxed: bool = False) -> Path:
+    """The experiment on problems that ask for answers, or for programs; returns the run directory."""
+    start = time.monotonic()
+    with asked_for():
+        lm, settings = load_lm(config.model), config.settings
+        splits = load_splits(config, programs=programs)
+        problems = {"training": splits.train, "validation": splits.validation, config.dataset: splits.test}
+        if config.eval_dataset is not None:
+            problems[config.eval_dataset] = transfer_problems(config, splits, programs=programs)
+        parts = {name: environment_of(lm, part, config, allow_unsandboxed) for name, part in problems.items()}
+        if programs:
+            choose_tier(allow_unsandboxed)
+    with open_run(experiment, config, lm, splits) as run:
+        if programs:
+            run.write_json("environment.json", environment() | {"sandbox": choose_tier(allow_unsandboxed), "tiers": tiers()})
+        log.info("%d actions: %s", len(settings), "; ".join(map(setting_name, settings)))
+        tried = {name: Part(name, environment, settings, config, run) for name, environment in parts.items()}
+        table = compare(lm, tried, experiment, config, run)
+        log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
+    return run.path
+
+
+def transfer_problems(config: MathSequence, splits: Splits, *, programs: bool) -> list[Problem]:
+    """The problems of --eval-dataset.
+
+    Raises:
+        ValueError: it is --dataset, it holds problems of the other kind, or some that are trained on.
+    """
+    name = str(config.eval_dataset)
+    if name == config.dataset:
+        raise ValueError(f"--eval-dataset {name} is --dataset, which is evaluated anyway: give another one")
+    found = load_problems(name, limit=config.limit, skip_bad=config.skip_bad)
+    check_kind(name, found, programs=programs)
+    if seen := shared(found, [*splits.train, *splits.validation]):
+        raise ValueError(f"--eval-dataset {name} shares {len(seen)} problems with those trained on: give another one")
+    return found
+
+
+def environment_of(lm: LM, problems: Sequence[Problem], config: MathSequence, allow_unsandboxed: bool) -> Environment:
+    """The problems, under mix in both ways."""
+    ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
+    asked = [question for way in ways for question in questions(problems, way)]
+    found = Environment(lm, asked, thinking=config.thinking, allow_unsandboxed=allow_unsandboxed)
+    found.check(max(config.budgets))
+    return found
+
+
+class Part:
+    """Some problems with the scores of every action, as a stage of the run."""
+
+    def __init__(
+        self, name: str, environment: Environment, settings: Sequence[SamplingParams], config: MathSequence, run: RunDirectory
+    ):
+        self._questions, self._budgets = environment.questions, config.budgets
+        self._scores = scored(f"scoring the actions on {name}", environment, settings, config.completions, config, run)
+        self._last, self._mean = embeddings(environment)
+        self.verdicts = self._scores.verdicts
+
+    def asked(self, cot: Cot, budget: int, *, each_way: bool = False) -> Asked:
+        """The questions of a row of the table at a token budget; with `each_way`, mix has every problem in both ways."""
+        if cot == "mix" and not each_way:
+            wanted = set(questions([question.problem for question in self._questions], "mix"))
+        else:
+            wanted = {question for question in self._questions if cot == "mix" or question.cot == (cot == "all")}
+        kept = [i for i, question in enumerate(self._questions) if question in wanted and self._scores.known[i]]
+        wins = self._scores.wins[self._budgets.index(budget), kept]
+        return Asked(wins, self._last[kept], self._mean[kept], [kind(self._questions[i]) for i in kept])
+
+
+def kind(question: Question) -> str:
+    """What a lookup table tells questions apart by: how they are asked, and in the embedded task the signs of their steps."""
+    way, (dataset, _, chain) = "step by step" if question.cot else "direct", question.problem.id.partition("/")
+    if dataset != "arithmetic":
+        return way
+    return f"{way} {''.join(sorted('+' if step > 0 else '-' for step in arithmetic.parse(chain)[1]))}"
+
+
+def compare(lm: LM, parts: dict[str, Part], experiment: str, config: MathSequence, run: RunDirectory) -> str:
+    """Train the adapters, evaluate everything; returns the tables. Results are written as they come."""
+    training, validation, *evaluated = parts
+    rows: dict[str, list[Row]] = {name: [] for name in evaluated}
+    for budget in config.budgets:
+        for cot in config.cots:
+            known = parts[training].asked(cot, budget, each_way=True), parts[validation].asked(cot, budget, each_way=True)
+            found = methods(lm, *known, cot, budget, config, run)
+            for name in evaluated:
+                asked = parts[name].asked(cot, budget)
+                scores = {method: [pass_curve(estimate, asked) for estimate in by_seed] for method, by_seed in found.items()}
+                for method, runs in scores.items():
+                    over = None if method == BASELINE else (BASELINE, scores[BASELINE][0])
+                    rows[name] += pass_rows(method, cot, budget, runs, over)
+            tables = report(lm, rows, {name: parts[name].verdicts for name in evaluated}, experiment, config, run)
+    return tables
+
+
+def pass_curve(estimate: Estimate, asked: Asked) -> np.ndarray:
+    """float [Q, 8], each question's Pass@1 to Pass@8."""
+    return np.stack([estimate(asked, k) for k in range(1, LARGEST + 1)], axis=1)
+
+
+def methods(
+    lm: LM, training: Asked, validation: Asked, cot: Cot, budget: int, config: MathSequence, run: RunDirectory
+) -> dict[str, list[Estimate]]:
+    """Every method's estimates, one for each of its training seeds; what is trained or chosen has not seen a test problem."""
+    best = {k: best_static(validation, k) for k in range(1, LARGEST + 1)}
+    names = {f"pass@{k}": setting_name(config.settings[best[k]]) for k in SAMPLES}
+    run.log(event=BASELINE, cot=cot, budget=budget, **names)
+    log.info("CoT %s, b = %d, best static on validation: %s", cot, budget, "; ".join(f"{k} {v}" for k, v in names.items()))
+    found: dict[str, list[Estimate]] = {
+        BASELINE: [lambda asked, k: asked.reached(best[k], k)],
+        "mixed static": [lambda asked, k: mixed_static(asked, k, config.seed)],
+    }
+    for method, (name, _, _) in TRAINED.items():
+        found[name] = []
+        for seed in config.training_seeds:
+            adapter = trained(lm, training, validation, method, cot, budget, seed, config, run)
+            found[name].append(functools.partial(reached_by, adapter))
+    found["lookup table"] = [lambda asked, k: asked.reached(lookup_choice(training, asked, k), k)]
+    found["oracle"] = [oracle]
+    return found
+
+
+def reached_by(adapter: SequenceAdapter, asked: Asked, k: int) -> np.ndarray:
+    """float [Q], each question's Pass@k under what the adapter chooses."""
+    return asked.reached(adapter_choice(adapter, asked, k), k)
+
+
+def trained(
+    lm: LM,
+    training: Asked,
+    validation: Asked,
+    method: str,
+    cot: Cot,
+    budget: int,
+    seed: int,
+    config: MathSequence,
+    run: RunDirectory,
+) -> SequenceAdapter:
+    """An adapter as it was when its choices were best on the validation problems; a stage of the run, saved."""
+    name, sees_samples, rule = TRAINED[method]
+    own = f"{method}-{cot}" + (f"-b{budget}" if len(config.budgets) > 1 else "")
+    actions = SamplingParams.stack(config.settings)
+    start = sequence_adapter(
+        lm.config.hidden_size, actions, pooling=config.pooling, sees_samples=sees_samples, samples_scale=LARGEST, seed=seed
+    )
+    settings = BanditSettings(updates=config.updates, samples=SAMPLES, rule=rule, learning_rate=config.learning_rate, seed=seed)
+    table = Table(jnp.asarray(training.last), jnp.asarray(training.mean), jnp.asarray(training.wins, jnp.float32))
+
+    def compute() -> dict[str, np.ndarray]:
+        best, kept = -1.0, start
+        for adapter, metrics in train_bandit(start, table, settings):
+            reached = [reached_by(adapter, validation, k).mean() for k in SAMPLES]
+            run.log(method=own, seed=seed, **metrics, validation_reward=float(np.mean(reached)))
+            run.stop.check()
+            if np.mean(reached) > best:
+                best, kept = float(np.mean(reached)), adapter
+        log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, 100 * best)
+        return named_leaves(kept.params)
+
+    params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, given=actions))
+    adapter = dataclasses.replace(start, params=params)
+    save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint)
+    return adapter
+
+
+def report(
+    lm: LM,
+    rows: dict[str, list[Row]],
+    verdicts: dict[str, np.ndarray],
+    experiment: str,
+    config: MathSequence,
+    run: RunDirectory,
+) -> str:
+    """Write results.json, results.md and the figures; those of the problems of --eval-dataset are called transfer."""
+    texts = [f"Actions: {'; '.join(map(setting_name, config.settings))}.\n"]
+    names = [name for name, _, _ in TRAINED.values()]
+    for number, (dataset, own) in enumerate(rows.items()):
+        prefix = "" if number == 0 else "transfer-"
+        content = results_json(experiment, lm.name, dataset, own, {"all actions": verdicts[dataset]})
+        run.write_json(f"{prefix}results.json", content)
+        for budget in dict.fromkeys(row.budget for row in own):
+            shown = [row for row in own if row.budget == budget]
+            texts += [pass_caption(lm.name, dataset, shown), pass_table(shown, [f"pass@{k}" for k in SAMPLES])]
+            pass_figure(run.path / f"{prefix}pass_at_k_b{budget}.png", shown, names)
+        texts.append(paper_note(lm.name, dataset))
+    tables = "\n".join(filter(None, texts))
+    run.write_text("results.md", tables)
+    return tables
+
+
+if __name__ == "__main__":
+    launch(main, MathSequence, __doc__)

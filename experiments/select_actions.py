@@ -1,0 +1,138 @@
+"""Choose the sequence adapter's action set: greedy selection by coverage, against the N best settings by their mean.
+
+    uv run python -m experiments.select_actions
+    uv run python -m experiments.select_actions --model smollm2 --dataset gsm8k_test.jsonl --limit 16 --budget 96
+
+Scores 180 sampling settings on validation problems, in one compilation. Coverage is optimistic on the problems that it was
+selected on, so both selections are then scored on held-out problems (arXiv 2603.09065, "Greedy selection vs. top-N"). As the
+adapter is told its sampling budget B, coverage is that of Pass@B, averaged over B = 1, 2, 4, 8 (ours). Writes actions.json,
+which the other experiments read with --actions, beside the table and the figure.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adaptive_jax.evaluation.figures import coverage_figure
+from adaptive_jax.evaluation.results import MEAN, Gain, Row, results_json
+from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, paired_ci95
+from adaptive_jax.evaluation.tables import HELD_OUT, SELECTED_ON, coverage_table
+from adaptive_jax.learning.environment import Cot, Environment, questions
+from adaptive_jax.learning.selection import (
+    candidates,
+    coverage,
+    expected_rewards,
+    greedy_coverage,
+    save_actions,
+    setting_name,
+    top_by_mean,
+)
+from adaptive_jax.lm.model import load_lm
+from adaptive_jax.runs.directory import RunDirectory
+from experiments.actions import SAMPLES, SequenceConfig, scored
+from experiments.common import asked_for, launch, load_splits, open_run
+
+log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
+
+GREEDY, TOP = "greedy selection", "top-N by mean"
+
+
+@dataclass(frozen=True)
+class SelectActions(SequenceConfig):
+    """Choose the sequence adapter's action set.
+
+    Attributes:
+        cot: how the problems are asked.
+        limit: how many held-out problems the selections are scored on.
+        size: of the action set; also the largest N of the comparison.
+        completions: completions per problem and setting for the selection.
+        held_out_completions: completions per problem and setting on the held-out problems.
+    """
+
+    cot: Cot = "mix"
+    limit: int = 256
+    size: int = 8
+    completions: int = 8
+    held_out_completions: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "size")
+        if self.size > len(candidates()):
+            raise ValueError(f"--size {self.size}: there are {len(candidates())} candidates, give at most as many")
+        self.at_least(2, "completions")
+        self.at_least(2 * max(SAMPLES), "held_out_completions")
+
+
+def main(config: SelectActions) -> Path:
+    """Run the experiment; returns the run directory."""
+    start = time.monotonic()
+    with asked_for():
+        lm = load_lm(config.model)
+        splits = load_splits(config)
+        validation = Environment(lm, questions(splits.validation, config.cot))
+        test = Environment(lm, questions(splits.test, config.cot))
+        for environment in (validation, test):
+            environment.check(max(config.budgets))
+    with open_run("select_actions", config, lm, splits) as run:
+        table = select(validation, test, config, run)
+        log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
+    return run.path
+
+
+def select(validation: Environment, test: Environment, config: SelectActions, run: RunDirectory) -> str:
+    """Select on the validation problems, compare on the held-out ones; returns the table."""
+    settings = candidates()
+    tried = scored("scoring the candidates", validation, settings, config.completions, config, run)
+    wins = tried.wins[:, tried.known].reshape(-1, len(settings), config.completions)  # a problem at a token budget is one x_i
+    rates = expected_rewards(wins, SAMPLES)
+    chosen = {GREEDY: greedy_coverage(rates, config.size), TOP: top_by_mean(rates, config.size)}
+    save_actions(run.path / "actions.json", [settings[index] for index in chosen[GREEDY]])
+
+    union = sorted({index for indices in chosen.values() for index in indices})
+    again = [settings[index] for index in union]
+    held_out = scored("scoring the selections", test, again, config.held_out_completions, config, run)
+    rows = []
+    for count in range(1, config.size + 1):
+        reached = {}
+        for method, indices in chosen.items():
+            own = [union.index(index) for index in indices[:count]]
+            reached[method] = np.mean([cross_coverage(wins[held_out.known], own, SAMPLES) for wins in held_out.wins], axis=0)
+        ahead = reached[GREEDY] - reached[TOP]
+        gain = Gain(TOP, float(ahead.mean()), paired_ci95(ahead))
+        for method, indices in chosen.items():
+            rows.append(
+                _row(method, SELECTED_ON.format(count), coverage(rates, indices[:count]), int(tried.known.sum()), config)
+            )
+            value = float(reached[method].mean())
+            rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), config, gain if method == GREEDY else None))
+    name, verdicts = validation.lm.name, {"all candidates": tried.verdicts, "selected, held out": held_out.verdicts}
+    run.write_json("results.json", results_json("select_actions", name, config.dataset, rows, verdicts))
+    coverage_figure(run.path / "coverage.png", rows)
+    names = {method: [setting_name(settings[index]) for index in indices] for method, indices in chosen.items()}
+    table = coverage_table(rows, names, name, config.dataset)
+    run.write_text("results.md", table)
+    return table
+
+
+def _row(method: str, metric: str, value: float, count: int, config: SelectActions, gain: Gain | None = None) -> Row:
+    return Row(
+        method=method,
+        cot=config.cot,
+        metric=metric,
+        budget=config.budgets[0] if len(config.budgets) == 1 else MEAN,
+        value=value,
+        ci95=binomial_ci95(value, count),
+        n=count,
+        seeds=1,
+        spread=0.0,
+        by_seed=(value,),
+        gain=gain,
+    )
+
+
+if __name__ == "__main__":
+    launch(main, SelectActions, __doc__)

@@ -1,0 +1,59 @@
+"""The tables of the sequence-level experiments."""
+
+import dataclasses
+
+import numpy as np
+
+from adaptive_jax.evaluation.results import Gain, pass_rows
+from adaptive_jax.evaluation.tables import coverage_table, paper_note, pass_caption, pass_table, points
+from tests.evaluation.coverage_rows import coverage_rows
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+
+
+def test_coverage_table() -> None:
+    names = {"greedy selection": ["T 1", "greedy"], "top-N by mean": ["T 1", "T 0.9, top-k 8"]}
+    table = coverage_table(coverage_rows(2), names, "tiny", "arithmetic")
+    assert table.startswith("tiny on arithmetic, CoT mix, token budget 28: ")
+    assert "on 40 held-out problems" in table
+    assert "of the 12 problems" in table
+    header, _, *body = cells(table)
+    assert header == ["N", "greedy selection", "top-N by mean", "difference"]
+    assert body == [
+        ["1", "10.0 ± 5.0 (20.0)", "5.0 ± 5.0 (10.0)", "+1.0 [-0.5, +3.0]"],
+        ["2", "20.0 ± 5.0 (40.0)", "10.0 ± 5.0 (20.0)", "+1.0 [-0.5, +3.0]"],
+    ]
+    assert "greedy selection: T 1; greedy" in table
+    assert "top-N by mean: T 1; T 0.9, top-k 8" in table
+
+
+def test_pass_table() -> None:
+    rows = [
+        dataclasses.replace(row, value=value, ci95=0.02)
+        for method, value in (("best static", 0.25), ("adapter", 0.5))
+        for cot in ("all", "mix")
+        for row in pass_rows(method, cot, 28, [np.zeros((10, 2))])
+    ]
+    rows[-1] = dataclasses.replace(rows[-1], gain=Gain("best static", 0.25, (0.1, 0.4)))
+    header, _, *body = cells(pass_table(rows, ["pass@1", "pass@2"]))
+    assert header == ["metric", "CoT", "best static", "adapter"]
+    value = ["25.0 ± 2.0", "50.0 ± 2.0"]
+    assert [line for line in body if line[0]] == [[f"Pass@{k}", cot, *value] for k in (1, 2) for cot in ("all", "mix")]
+    assert body[-1] == ["", "", "", "+25.0 [+10.0, +40.0]"]
+    assert body[1] == [""] * 4
+    caption = pass_caption("tiny", "arithmetic", rows)
+    assert "n = 10 questions" in caption
+    assert "1 training seed." in caption
+
+
+def test_points() -> None:
+    assert points(None) == ""
+    assert points(Gain("x", -0.031, (-0.06, 0.001))) == "-3.1 [-6.0, +0.1]"
+
+
+def test_the_papers_numbers_stand_beside_their_own_model_and_data_set_only() -> None:
+    assert "2 to 3 points" in paper_note("Qwen/Qwen3-4B", "math")
+    for model, dataset in (("tiny", "math"), ("Qwen/Qwen3-4B", "gsm8k"), ("Qwen/Qwen3-4B-Base", "math")):
+        assert paper_note(model, dataset) == ""
