@@ -11,11 +11,12 @@ import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.lm.model import load_lm
+from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
 from adaptive_jax.runs.records import DamagedRecord
-from tests.policies.adapters import random_adapter
+from tests.policies.adapters import random_adapter, random_sequence_adapter
 from tests.runs.damage import files, flip
 
 HIDDEN = 6
@@ -45,6 +46,16 @@ def test_an_adapter_comes_back_bit_for_bit(run: Path, inputs: Inputs) -> None:
     adapter, loaded = random_adapter(HIDDEN, inputs), load_adapter(run, method=inputs)
     assert bits(loaded) == bits(adapter)
     assert jax.tree.structure(loaded) == jax.tree.structure(adapter)  # static fields included: nothing is compiled anew
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("sees_samples", [True, False])
+def test_a_sequence_adapter_comes_back_bit_for_bit(tmp_path: Path, pooling: Pooling, sees_samples: bool) -> None:
+    adapter = random_sequence_adapter(HIDDEN, pooling, sees_samples=sees_samples)
+    save_adapter(tmp_path / "one", adapter)
+    loaded = load_adapter(tmp_path / "one")
+    assert bits(loaded) == bits(adapter)
+    assert jax.tree.structure(loaded) == jax.tree.structure(adapter)
 
 
 def test_the_action_space_comes_back(tmp_path: Path) -> None:
