@@ -130,8 +130,8 @@ class Work:
 
 
 def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
-    """Seconds of a rollout, the rollout, and how often the loop's functions were compiled meanwhile; half of it went before."""
-    work.run(rows, 0.5)
+    """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; a quarter of it went before."""
+    work.run(rows, 0.25)
     with compilations("admit", "decode_chunk", "suspend", "empty_shelf", "empty_state", "prefill") as compiled:
         start = time.perf_counter()
         trajectory = work.run(rows)
