@@ -346,6 +346,7 @@ LOCKER = """
 import fcntl, os, sys
 lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
+os.ftruncate(lock, 0)
 os.write(lock, b"process 7 on there")
 print(flush=True)
 sys.stdin.read()
