@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -14,19 +15,14 @@ from adaptive_jax.runs.directory import RunDirectory
 from experiments.common import Config, Progress
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
-TINY_BUDGETS = (28,)
-DEFAULT_BUDGETS = (1024,)
 
 
 @dataclass(frozen=True)
 class SequenceConfig(Config):
     """Flags of both sequence-level experiments; `budget` is 28 for tiny and 1024 otherwise."""
 
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """The token budgets, ascending."""
-        default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
-        return tuple(sorted(set(self.budget))) or default
+    tiny_budgets: ClassVar[tuple[int, ...]] = (28,)
+    default_budgets: ClassVar[tuple[int, ...]] = (1024,)
 
 
 def scored(

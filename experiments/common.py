@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,6 @@ ConfigT = TypeVar("ConfigT")
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DIVERGED = "diverged.npz"
 UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every")  # flags that change no number
-TINY_BUDGETS = (48, 64, 96)
-DEFAULT_BUDGETS = (256, 512, 1024)
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,9 @@ class Config:
         rows: completions decoded side by side.
         skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
     """
+
+    tiny_budgets: ClassVar[tuple[int, ...]] = (48, 64, 96)
+    default_budgets: ClassVar[tuple[int, ...]] = (256, 512, 1024)
 
     model: str = "tiny"
     dataset: str = "arithmetic"
@@ -113,7 +114,7 @@ class Config:
     @property
     def budgets(self) -> tuple[int, ...]:
         """The token budgets, ascending."""
-        default = TINY_BUDGETS if self.model == "tiny" else DEFAULT_BUDGETS
+        default = self.tiny_budgets if self.model == "tiny" else self.default_budgets
         return tuple(sorted(set(self.budget))) or default
 
     @property
@@ -207,7 +208,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") -> Fingerprint:
     """What decides the numbers of an experiment: its flags, model, problems and code."""
-    flags = {f"{field.name.replace('_', '-')}": getattr(config, field.name) for field in dataclasses.fields(config)}
+    flags = {field.name.replace("_", "-"): getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
         "experiment": experiment,
         **{name: value for name, value in flags.items() if name not in UNDECISIVE},

@@ -24,8 +24,8 @@ from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Preferences, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
 from adaptive_jax.policies.sequence import SequenceAdapter
+from adaptive_jax.runs.directory import Metrics
 
-Metrics = dict[str, Any]
 Rule = Literal["reinforce", "lpo"]
 
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
 from adaptive_jax.decoding.waiting import Admissions, round_up, waves
 from adaptive_jax.policies.fixed import static
+from adaptive_jax.policies.token import token_adapter
 from experiments.bench.measure import Findings, compilations, log
 from experiments.bench.opponent import TUNIX
 from experiments.bench.scripted import ScriptedDecoder, long_tail
@@ -29,8 +31,8 @@ def ragged(subject: Subject) -> Findings:
     """Bars `ragged_useful`, `ragged_vs_no_refill` and `ragged_vs_tunix`.
 
     Half the rows of the other parts, and 16 completions for each. Without refill every batch decodes to its longest completion,
-    over a ring that holds the longest of all, at the same cost in every step; and so it is on Tunix. So there a step is timed,
-    and multiplied by the sum of the batches' longest lengths.
+    over a ring that holds the longest of all, at the same cost in every step; and so it is on Tunix. So there a batch's start
+    and a step are timed, and multiplied by the number of batches and the sum of their longest lengths.
     """
     rows = max(subject.rows // 2, 1)
     count = 16 * rows
@@ -38,14 +40,17 @@ def ragged(subject: Subject) -> Findings:
     work = Work(subject, lengths)
     seconds, trajectory, compiled = _timed(work, rows)
     tokens_per_second = {"refill": lengths.sum() / seconds}
-    batch_steps = int(lengths.reshape(-1, rows).max(axis=1).sum())
+    longest = lengths.reshape(-1, rows).max(axis=1)
     without_refill(work, work.prompts[:rows], CHUNK)  # compiles
-    start = time.perf_counter()
-    without_refill(work, work.prompts[:rows], STEPS)
-    tokens_per_second["no refill"] = lengths.sum() / (batch_steps * (time.perf_counter() - start) / STEPS)
+    times = []
+    for steps in (CHUNK, STEPS):
+        start = time.perf_counter()
+        without_refill(work, work.prompts[:rows], steps)  # takes every chunk's tokens in, so nothing is left to wait for
+        times.append(time.perf_counter() - start)
+    tokens_per_second["no refill"] = lengths.sum() / in_batches(times[0], times[1], longest)
     details: dict[str, Any] = {
         "lengths": {"mean": float(lengths.mean()), "longest": int(lengths.max()), "completions": count, "rows": rows},
-        "steps_without_refill": batch_steps,
+        "batches_without_refill": {"longest": longest.tolist(), f"seconds_of_{CHUNK}_and_{STEPS}_steps": times},
         "compilations_while_timed": compiled,
         "tokens_per_second": tokens_per_second,
     }
@@ -57,11 +62,18 @@ def ragged(subject: Subject) -> Findings:
     with subject.opponent(TUNIX) as tunix:
         if tunix is not None:
             prompts = [list(prompt.tokens) for prompt in work.prompts[:rows]]
-            done = tunix.generate(prompts, STEPS, dtype=subject.dtype, repeat=2)
-            tokens_per_second["tunix"] = lengths.sum() / (batch_steps * done.seconds[-1] / STEPS)
+            few, many = (tunix.generate(prompts, steps, dtype=subject.dtype, repeat=2) for steps in (CHUNK, STEPS))
+            tokens_per_second["tunix"] = lengths.sum() / in_batches(few.seconds[-1], many.seconds[-1], longest)
             bars["ragged_vs_tunix"] = tokens_per_second["refill"] / tokens_per_second["tunix"]
-            details["tunix"] = {"seconds": done.seconds, "compilations": done.compilations, "steps": STEPS, **tunix.about}
+            seconds_and_compilations = [(done.seconds, done.compilations) for done in (few, many)]
+            details["tunix"] = {"seconds_and_compilations": seconds_and_compilations, **tunix.about}
     return Findings(bars, details)
+
+
+def in_batches(few: float, many: float, longest: np.ndarray) -> float:
+    """Seconds of batches of `longest`, int [N], steps each, if CHUNK and STEPS steps of one take `few` and `many`."""
+    step = (many - few) / (STEPS - CHUNK)
+    return float(len(longest) * (few - CHUNK * step) + longest.sum() * step)
 
 
 def scaling(subject: Subject) -> Findings:
@@ -73,7 +85,8 @@ def scaling(subject: Subject) -> Findings:
     cases = [(32, MEAN), (128, MEAN), (256, MEAN), (32, 2 * MEAN), (32, 8 * MEAN)]
     for rows, longest in cases:
         lengths = long_tail(16 * rows if longest > MEAN else 2 * rows, MEAN, longest)
-        seconds, trajectory, compiled = _timed(Work(subject, lengths), rows)
+        adapter = token_adapter(subject.config.hidden_size + 1, budget_scale=longest)  # sees the script's channel, too
+        seconds, trajectory, compiled = _timed(Work(subject, lengths, adapter), rows)
         features = trajectory.features.nbytes
         table.append(
             {
@@ -84,7 +97,9 @@ def scaling(subject: Subject) -> Findings:
                 "compilations_while_timed": compiled,
                 "useful": float(lengths.sum() / trajectory.row_steps),
                 "trajectory_bytes": _bytes(trajectory),
+                "decisions": int(trajectory.decisions.sum()),
                 "features_bytes": features,
+                "rows_by_longest_by_width_bytes": len(lengths) * longest * 4 * (subject.config.hidden_size + 1),
             }
         )
         log.info("  %s", table[-1])
@@ -106,7 +121,8 @@ def prefill(subject: Subject) -> Findings:
 class Work:
     """Prompts and a decoder that gives each the length it should have."""
 
-    def __init__(self, subject: Subject, lengths: np.ndarray):
+    def __init__(self, subject: Subject, lengths: np.ndarray, policy: Policy | None = None):
+        self.policy = policy or static(1.0)
         stop = subject.config.vocab_size - 1
         self.prompts = subject.prompts(len(lengths), int(lengths.max()))
         self.lengths, self.stop_ids = lengths, (stop,)
@@ -117,7 +133,7 @@ class Work:
         count = int(share * len(self.prompts))
         done = rollout(
             self.decoder,
-            static(1.0),
+            self.policy,
             self.prompts[:count],
             key=jax.random.key(SEED),
             stop_ids=self.stop_ids,
@@ -140,7 +156,7 @@ def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
 
 def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:
     """The same loop on one batch, for `steps` steps: until its longest completion ends."""
-    policy, count = static(1.0), len(prompts)
+    policy, count = work.policy, len(prompts)
     wave = next(waves(work.decoder, prompts, 1, count))
     admissions = Admissions(prompts, 1, jax.random.key(SEED))
     size = round_up(len(prompts[0].tokens) + LONGEST)
