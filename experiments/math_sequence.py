@@ -31,8 +31,9 @@ from adaptive_jax.evaluation.choices import (
 from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
 from adaptive_jax.evaluation.tables import paper_note, pass_caption, pass_table
-from adaptive_jax.learning.bandit import BanditSettings, Rule, Table, embeddings, train_bandit
+from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, train_bandit
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
+from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,10 @@ from flax import struct
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.learning.environment import Environment
-from adaptive_jax.learning.lpo import Preferences, lpo_update
+from adaptive_jax.learning.lpo import Preferences, Rule, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
 from adaptive_jax.policies.sequence import SequenceAdapter
 from adaptive_jax.runs.directory import Metrics
-
-Rule = Literal["reinforce", "lpo"]
 
 
 @struct.dataclass

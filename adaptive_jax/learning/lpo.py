@@ -6,14 +6,18 @@ uniform policy; beta is ours.
 """
 
 import functools
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 
 from adaptive_jax.learning.reinforce import LearntPolicy, guarded_update
+
+Rule = Literal["reinforce", "lpo"]
 
 
 @struct.dataclass
@@ -33,6 +37,37 @@ class Preferences:
     pair: jax.Array
     sign: jax.Array
     weight: jax.Array
+
+
+def best_against_worst(
+    features: np.ndarray, actions: np.ndarray, completion: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+) -> Preferences:
+    """The first of the best completions of each prompt against the first of the worst; a prompt without a difference is a tie.
+
+    Padded to the next power of two, so that few shapes are compiled.
+
+    Args:
+        features: [M, F], actions: int [M]: decisions of all completions.
+        completion: int [M], the completion that a decision belongs to, in 0..N*G-1.
+        rewards: float [N, G] where bool valid [N, G]; completions whose reward is unknown are in no pair.
+    """
+    prompts, group = rewards.shape
+    best = np.where(valid, rewards, -np.inf).argmax(axis=1)
+    worst = np.where(valid, rewards, np.inf).argmin(axis=1)
+    rows = np.arange(prompts)
+    told_apart = valid.any(axis=1) & (rewards[rows, best] > rewards[rows, worst])
+    sign = np.zeros((prompts, group), np.float32)
+    sign[rows[told_apart], best[told_apart]] = 1.0
+    sign[rows[told_apart], worst[told_apart]] = -1.0
+    kept = np.flatnonzero(sign.reshape(-1)[completion])
+    pad = (1 << max(len(kept) - 1, 0).bit_length()) - len(kept)
+    return Preferences(
+        features=jnp.asarray(np.pad(features[kept], ((0, pad), (0, 0)))),
+        actions=jnp.asarray(np.pad(actions[kept], (0, pad)), jnp.int32),
+        pair=jnp.asarray(np.pad(completion[kept] // group, (0, pad)), jnp.int32),
+        sign=jnp.asarray(np.pad(sign.reshape(-1)[completion[kept]], (0, pad))),
+        weight=jnp.asarray(told_apart, jnp.float32),
+    )
 
 
 def lpo_loss(

@@ -1,6 +1,7 @@
 """REINFORCE with a leave-one-out baseline, from binary rewards, on stored features: the gradient never meets the LM."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -57,6 +58,46 @@ def leave_one_out(rewards: np.ndarray, valid: np.ndarray | None = None) -> np.nd
     others = valid.sum(axis=1, keepdims=True) - 1
     baseline = (known.sum(axis=1, keepdims=True) - known) / np.maximum(others, 1)
     return np.where(valid & (others > 0), known - baseline, 0.0).astype(np.float32)
+
+
+def pass_advantages(rewards: np.ndarray, valid: np.ndarray, samples: int) -> np.ndarray:
+    """Advantage of each completion where the reward is Pass@B: whether any of B completions of a prompt is right.
+
+    The expected Pass@B of the B completions of its group that include it, less that of B of the others, both over all subsets:
+    with c right ones among the m - 1 others, the first is 1 for a right completion and 1 - C(m-1-c, B-1) / C(m-1, B-1) for a
+    wrong one, the second 1 - C(m-1-c, B) / C(m-1, B). The others' subsets know nothing of the completion, so they are a
+    baseline, and the gradient is that of Pass@B divided by B, without bias. For B = 1 this is `leave_one_out`. The estimate of
+    Pass@B is that of arXiv 2107.03374, eq. 1; its use as a token-level reward is ours.
+
+    Args:
+        rewards: float [N, G] in {0, 1}, and valid: bool [N, G], see `leave_one_out`.
+        samples: the sampling budget B, 1 to G - 1.
+
+    Returns:
+        float32 [N, G]; 0 where a completion has fewer than B other valid ones.
+
+    Raises:
+        ValueError: B is not in 1..G-1.
+    """
+    group = rewards.shape[1]
+    if not 1 <= samples < group:
+        raise ValueError(f"Pass@{samples} as a reward needs 1 to G - 1 samples: a prompt has G = {group} completions")
+    if samples == 1:
+        return leave_one_out(rewards, valid)
+
+    def missed(others: int, right: int, drawn: int) -> float:
+        """The chance that `drawn` of the others are all wrong."""
+        return math.comb(max(others - right, 0), drawn) / math.comb(others, drawn) if others >= drawn else 0.0
+
+    table = np.zeros((2, group, group), np.float32)  # [is it right, others, right others]
+    for others in range(samples, group):
+        for right in range(others + 1):
+            beyond = missed(others, right, samples)
+            table[:, others, right] = beyond - missed(others, right, samples - 1), beyond
+    solved = valid & (rewards > 0)
+    others = valid.sum(axis=1, keepdims=True) - valid
+    right = solved.sum(axis=1, keepdims=True) - solved
+    return np.where(valid, table[solved.astype(int), others, right], 0.0).astype(np.float32)
 
 
 def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndarray) -> Decisions:

@@ -1,4 +1,4 @@
-"""The training loop: rollouts under the current policy, rewards from a grader, one REINFORCE update, again.
+"""The training loop: rollouts under the current policy, rewards from a grader, one update by REINFORCE or LPO, again.
 
 Which prompts, budgets and keys an update uses follows from the settings and its number alone, never from what the process
 did before.
@@ -22,7 +22,8 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.filter import has_signal
-from adaptive_jax.learning.reinforce import leave_one_out, pad_decisions, reinforce_update
+from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
+from adaptive_jax.learning.reinforce import pad_decisions, pass_advantages, reinforce_update
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics
 from adaptive_jax.runs.records import tree_digest
@@ -40,7 +41,10 @@ class TrainSettings:
         completions: G, completions per prompt, at least 2 for a leave-one-out baseline.
         budgets: token budgets b, in tokens; each prompt of an update draws one.
         learning_rate: of Adam.
-        entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end.
+        entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end (reinforce).
+        rule: "reinforce", or "lpo": preferences between the best and the worst completion of each prompt.
+        samples: B; the reward that reinforce follows is Pass@B of a prompt's completions, B at most G - 1.
+        beta: how far preferences move the policy (lpo).
         filter_completions: completions per prompt of the opening pass that finds prompts without signal; 0 skips it.
         max_skipped: updates in a row that may be skipped for a reward, feature, loss or gradient that is not finite.
         rows: how many completions are decoded side by side.
@@ -53,6 +57,9 @@ class TrainSettings:
     budgets: tuple[int, ...] = (1024,)
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
+    rule: Rule = "reinforce"
+    samples: int = 1
+    beta: float = 0.1
     filter_completions: int = 4
     max_skipped: int = 5
     rows: int = 128
@@ -97,12 +104,14 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, usable: np.ndarr
     """Before the first update; `usable` as in `train`.
 
     Raises:
-        ValueError: no usable question, or fewer than 2 completions per prompt.
+        ValueError: no usable question, fewer than 2 completions per prompt, or not more of them than the reward's samples.
     """
     if len(usable) == 0:
         raise ValueError("no question carries a signal: every one is always or never solved at these budgets")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
+    if not 1 <= settings.samples < settings.completions:
+        raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
     opt_state = _adam(settings.learning_rate).init(adapter.params)
     return TrainState(adapter, opt_state, 0, 0, 0, upcoming(usable, settings, 0))
 
@@ -138,16 +147,23 @@ def train(
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
-        advantages = leave_one_out(rewards, valid).reshape(-1)
         completion, step = np.nonzero(trajectory.decisions)
-        actions = trajectory.actions[completion, step]
         known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
-        batch = pad_decisions(trajectory.features[known], actions[known], advantages[completion[known]])
-        bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
-        adapter, opt_state, learnt = reinforce_update(
-            state.adapter, state.opt_state, batch, jnp.float32(bonus), optimizer=optimizer
-        )
-        values = {"reward": rewards[valid], "feature": trajectory.features[known], "loss": learnt["loss"]}
+        completion, features = completion[known], trajectory.features[known]
+        actions = trajectory.actions[completion, step[known]]
+        if settings.rule == "lpo":
+            pairs = best_against_worst(features, actions, completion, rewards, valid)
+            adapter, opt_state, learnt = lpo_update(
+                state.adapter, state.opt_state, pairs, beta=settings.beta, optimizer=optimizer
+            )
+        else:
+            advantages = pass_advantages(rewards, valid, settings.samples).reshape(-1)
+            batch = pad_decisions(features, actions, advantages[completion])
+            bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
+            adapter, opt_state, learnt = reinforce_update(
+                state.adapter, state.opt_state, batch, jnp.float32(bonus), optimizer=optimizer
+            )
+        values = {"reward": rewards[valid], "feature": features, "loss": learnt["loss"]}
         values["gradient"] = learnt["gradient_norm"]
         bad = [name for name, value in values.items() if not np.isfinite(value).all()]
         if bad:
@@ -175,7 +191,7 @@ def train(
                 "reward": float((rewards * valid).sum() / max(valid.sum(), 1)),
                 "grader_errors": int((~valid).sum()),
                 "skipped_updates": state.total_skipped,
-                "decisions": len(completion),
+                "decisions": len(known),
                 "new_tokens": float(trajectory.lengths.mean()),
                 "useful_row_steps": float(trajectory.lengths.sum() / trajectory.row_steps),
                 **{name: np.asarray(value).tolist() for name, value in learnt.items()},

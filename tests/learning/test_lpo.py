@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from adaptive_jax.learning.lpo import Preferences, lpo_loss, lpo_update
+from adaptive_jax.learning.lpo import Preferences, best_against_worst, lpo_loss, lpo_update
 from tests.policies.adapters import random_adapter
 
 WIDTH, A, BETA = 3, 4, 0.3
@@ -74,3 +74,34 @@ def test_without_a_preference_nothing_moves() -> None:
     policy, _, _ = lpo_update(POLICY, optimizer.init(POLICY.params), tied, beta=BETA, optimizer=optimizer)
     for before, after in zip(jax.tree.leaves(POLICY.params), jax.tree.leaves(policy.params), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_pairs_are_the_best_and_the_worst_completion_of_a_prompt() -> None:
+    """Put together anew by a plain loop; prompt 1 has no difference, prompt 2 none among known rewards, 4 no known reward."""
+    rng = np.random.default_rng(3)
+    rewards = np.float32([[0, 1, 0, 1], [1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1], [0, 1, 0, 1]])
+    valid = np.ones((5, 4), bool)
+    valid[2, 1], valid[3, 0], valid[4] = False, False, False
+    completion = np.sort(rng.integers(0, 20, 90))
+    features, actions = rng.normal(size=(90, WIDTH)).astype(np.float32), rng.integers(0, A, 90)
+    some = best_against_worst(features, actions, completion, rewards, valid)
+    np.testing.assert_array_equal(some.weight, [1, 0, 0, 1, 0])
+    expected = [
+        (i, 0 if c < 4 else 3, s) for i, c in enumerate(completion) for k, s in ((1, 1), (0, -1), (15, 1), (13, -1)) if c == k
+    ]
+    count = len(expected)
+    assert 0 < count < 64
+    assert len(some.sign) in (16, 32, 64)
+    assert len(some.sign) < 2 * count
+    kept, pair, sign = zip(*expected, strict=True)
+    np.testing.assert_array_equal(some.features[:count], features[list(kept)])
+    np.testing.assert_array_equal(some.actions[:count], actions[list(kept)])
+    np.testing.assert_array_equal(some.pair[:count], pair)
+    np.testing.assert_array_equal(some.sign, [*sign, *[0] * (len(some.sign) - count)])
+
+
+def test_without_any_difference_there_is_no_pair() -> None:
+    rewards = np.ones((2, 3), np.float32)
+    some = best_against_worst(np.ones((6, WIDTH), np.float32), np.zeros(6, int), np.arange(6), rewards, rewards > 0)
+    assert not some.weight.any()
+    assert not some.sign.any()
