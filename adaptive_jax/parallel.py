@@ -23,7 +23,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA, MODEL = "data", "model"
+from adaptive_jax.lm.sharding import DATA, MODEL
+
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is dead, and the job ends
 
 TreeT = TypeVar("TreeT")
@@ -176,6 +177,11 @@ def _over_devices(
     return jax.pmap(part, axis_name=DATA, in_axes=in_axes, out_axes=None, devices=devices)
 
 
+def summed(tree: TreeT, axis: str | None) -> TreeT:
+    """The sums of a pytree over the devices that an update is split over; `axis` as `Lanes.update` gives it, None for one."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
 def connect() -> None:
     """Join the job's other processes: JAX finds them by itself on TPU slices, under Slurm and on Kubernetes.
 
@@ -206,8 +212,19 @@ def chief() -> bool:
 
 
 def share(count: int) -> np.ndarray:
-    """int [M], which of `count` items are this process's: every one is exactly one process's."""
+    """int [M], which of `count` items are this process's: every one is exactly one process's.
+
+    Raises:
+        ValueError: there are fewer items than processes.
+    """
+    if count < jax.process_count():
+        raise ValueError(f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them")
     return np.arange(jax.process_index(), count, jax.process_count())
+
+
+def rows_here(rows: int) -> int:
+    """This process's part of `rows` rows."""
+    return -(-rows // jax.process_count())
 
 
 def gather(own: np.ndarray, count: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from adaptive_jax.evaluation.results import Row, caption, markdown_table, result
 from adaptive_jax.learning.environment import Environment, questions
 from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
 from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.parallel import total
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
@@ -225,7 +226,8 @@ def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSet
     asked = np.arange(len(environment))
     once = dataclasses.replace(settings, completions=1)
     _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0, on_progress=lambda _: stop.check())
-    return float((rewards * valid).sum() / max(valid.sum(), 1))
+    solved, known = total(np.array([(rewards * valid).sum(), valid.sum()], float))
+    return float(solved / max(known, 1))
 
 
 if __name__ == "__main__":

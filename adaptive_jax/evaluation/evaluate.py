@@ -10,6 +10,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.learning.environment import Environment
+from adaptive_jax.parallel import gather, rows_here, share, total
 from adaptive_jax.policies.fixed import InTurn
 from adaptive_jax.tasks.problem import VERDICTS
 
@@ -54,32 +55,39 @@ def evaluate(
         key: typed PRNG key; with the same key every policy gets the same draws.
         completions: G per question.
         rows: how many completions are decoded side by side.
-        on_progress: called with the number of completions that have ended.
+        on_progress: called with the number of this process's completions that have ended.
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]
-    asked = np.tile(np.repeat(np.arange(count), completions), len(rolled))
-    with environment.grading(asked, None if policy.sees_budget else budgets) as grading:
+    asked, limits = np.tile(np.arange(count), len(rolled)), np.repeat(rolled, count)
+    own = share(len(asked))
+    with environment.grading(np.repeat(asked[own], completions), None if policy.sees_budget else budgets) as grading:
         rollout(
             lm.decoder,
             policy,
-            [environment.prompt(index, budget) for budget in rolled for index in range(count)],
+            [
+                environment.prompt(index, budget)
+                for index, budget in zip(asked[own].tolist(), limits[own].tolist(), strict=True)
+            ],
             key=key,
             stop_ids=lm.stop_ids,
             completions=completions,
-            rows=rows,
+            rows=rows_here(rows),
             max_positions=lm.config.max_positions,
             prompt_width=environment.prompt_width,
             on_progress=on_progress,
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    if policy.sees_budget:  # [K, Q, G]
-        shape, axes = (len(budgets), count, completions), (1, 2, 0)
-    else:  # [Q, G, K]
-        shape, axes = (count, completions, len(budgets)), (0, 1, 2)
-    counts = np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS])
-    return Scores(rewards.reshape(shape).transpose(axes), valid.reshape(shape).transpose(axes), counts)
+    counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
+
+    def per_question(values: np.ndarray) -> np.ndarray:
+        everyones = gather(values.reshape(len(own), completions, -1), len(asked))
+        if policy.sees_budget:  # [K * Q, G, 1]
+            everyones = everyones.reshape(len(budgets), count, completions).transpose(1, 2, 0)
+        return everyones
+
+    return Scores(per_question(rewards), per_question(valid), counts)
 
 
 @dataclass(frozen=True)

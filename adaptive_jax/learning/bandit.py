@@ -23,6 +23,7 @@ from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Preferences, Rule, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
+from adaptive_jax.parallel import Lanes
 from adaptive_jax.policies.sequence import SequenceAdapter
 from adaptive_jax.runs.directory import Metrics
 
@@ -80,7 +81,8 @@ class BanditSettings:
 def embeddings(environment: Environment, rows: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """The last token's hidden state and the prompt's mean one, float32 [Q, D] each, computed `rows` prompts at a time."""
     prompts = [environment.prompt(index, 1).tokens for index in range(len(environment))]
-    width, rows = environment.prompt_width, min(rows, len(prompts))
+    lanes, decoder = Lanes.of(environment.lm.decoder), environment.lm.decoder
+    width, rows = environment.prompt_width, -(-min(rows, len(prompts)) // lanes.count) * lanes.count
     parts = []
     for start in range(0, len(prompts), rows):
         members = prompts[start : start + rows]
@@ -88,8 +90,8 @@ def embeddings(environment: Environment, rows: int = 128) -> tuple[np.ndarray, n
         for row, ids in enumerate(members):
             tokens[row, width - len(ids) :] = ids
             lengths[row] = len(ids)
-        computed = loop.prefill(environment.lm.decoder, jnp.asarray(tokens), jnp.asarray(lengths))
-        parts.append([np.asarray(x.astype(jnp.float32))[: len(members)] for x in (computed.last, computed.mean)])
+        computed = lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths)))
+        parts.append([lanes.join(x).astype(np.float32)[: len(members)] for x in (computed.last, computed.mean)])
     last, mean = (np.concatenate(part) for part in zip(*parts, strict=True))
     return last, mean
 
@@ -196,13 +198,11 @@ def decisions(draws: Draws) -> Decisions:
 
 def preferences(draws: Draws) -> Preferences:
     """The first of the best actions of each group against the first of the worst; a group without a difference is a tie."""
-    count = draws.actions.shape[0]
     best, worst = jnp.argmax(draws.rewards, axis=1), jnp.argmin(draws.rewards, axis=1)
     both = jnp.stack([best, worst], axis=1)
     return Preferences(
-        features=jnp.repeat(draws.features, 2, axis=0),
-        actions=jnp.take_along_axis(draws.actions, both, axis=1).reshape(-1),
-        pair=jnp.repeat(jnp.arange(count, dtype=jnp.int32), 2),
-        sign=jnp.tile(jnp.asarray([1.0, -1.0]), count),
+        features=jnp.repeat(draws.features[:, None], 2, axis=1),
+        actions=jnp.take_along_axis(draws.actions, both, axis=1),
+        sign=jnp.broadcast_to(jnp.asarray([[1.0, -1.0]]), both.shape),
         weight=(jnp.max(draws.rewards, axis=1) > jnp.min(draws.rewards, axis=1)).astype(jnp.float32),
     )

@@ -12,6 +12,8 @@ import numpy as np
 import optax
 from flax import nnx, struct
 
+from adaptive_jax.parallel import summed
+
 
 class LearntPolicy(Protocol):
     """A policy whose action probabilities can be recomputed from features."""
@@ -114,14 +116,15 @@ def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndar
 
 
 def reinforce_loss(
-    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array
+    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array, axis: str | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """-(sum over decisions of advantage * log pi(action) + bonus * H(pi)) / (number of decisions).
 
     Source: REINFORCE (Williams 1992), summed over decisions and divided by their number, not by a padded length.
 
     Returns:
-        The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A].
+        The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A]; where
+        the batch is split over devices (see `guarded_update`), the part of this device's decisions in them.
     """
     chex.assert_rank([batch.features, batch.actions], [2, 1])
     chex.assert_equal_shape([batch.actions, batch.advantages, batch.weight])
@@ -129,7 +132,7 @@ def reinforce_loss(
     chosen = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
     probability = jnp.exp(log_probability)
     entropy = -jnp.sum(probability * log_probability, axis=-1)
-    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    count = jnp.maximum(summed(jnp.sum(batch.weight), axis), 1.0)
     loss = -jnp.sum(batch.weight * (batch.advantages * chosen + entropy_bonus * entropy)) / count
     metrics = {
         "policy_entropy": jnp.sum(batch.weight * entropy) / count,
@@ -144,30 +147,33 @@ def guarded_update(
     opt_state: optax.OptState,
     taught: jax.Array,
     optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
     """One step of an optimiser; where the loss or a gradient is not finite, policy and optimiser stay as they were.
 
     Args:
         loss_of: parameters to a loss and metrics.
-        taught: bool scalar, whether the batch teaches anything; without, there is nothing to follow, momentum included.
+        taught: float32 scalar, above 0 where the batch teaches anything; else nothing is followed, momentum included.
+        axis: where a batch is split over devices, the axis over which losses, metrics and gradients are summed.
 
     Returns:
         policy, optimiser state, and the metrics with "loss", "gradient_norm" and "applied" (bool).
     """
-    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
+    parts = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
+    ((loss, metrics), gradients), taught = summed((parts, taught), axis)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = optimizer.update(gradients, opt_state, policy.params)
     new_params = optax.apply_updates(policy.params, updates)
 
     def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(finite & taught, a, b), new, old)
+        return jax.tree.map(lambda a, b: jnp.where(finite & (taught > 0), a, b), new, old)
 
     metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
     return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames=("optimizer", "axis"))
 def reinforce_update(
     policy: LearntPolicy,
     opt_state: optax.OptState,
@@ -175,10 +181,11 @@ def reinforce_update(
     entropy_bonus: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
     """One policy-gradient update (see `guarded_update`), with the metrics of `reinforce_loss`."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return reinforce_loss(params, policy, batch, entropy_bonus)
+        return reinforce_loss(params, policy, batch, entropy_bonus, axis)
 
-    return guarded_update(loss_of, policy, opt_state, jnp.any(batch.weight > 0), optimizer)
+    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, axis)

@@ -24,6 +24,7 @@ from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.filter import has_signal
 from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
 from adaptive_jax.learning.reinforce import pad_decisions, pass_advantages, reinforce_update
+from adaptive_jax.parallel import Lanes, gather, rows_here, share, total
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics
 from adaptive_jax.runs.records import tree_digest
@@ -143,7 +144,7 @@ def train(
     Raises:
         TrainingDiverged: more than `max_skipped` updates in a row were not finite.
     """
-    optimizer = _adam(settings.learning_rate)
+    optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
@@ -151,30 +152,30 @@ def train(
         known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
         completion, features = completion[known], trajectory.features[known]
         actions = trajectory.actions[completion, step[known]]
+        learner = (state.adapter, state.opt_state)
         if settings.rule == "lpo":
             pairs = best_against_worst(features, actions, completion, rewards, valid)
-            adapter, opt_state, learnt = lpo_update(
-                state.adapter, state.opt_state, pairs, beta=settings.beta, optimizer=optimizer
-            )
+            learned = lanes.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
         else:
             advantages = pass_advantages(rewards, valid, settings.samples).reshape(-1)
             batch = pad_decisions(features, actions, advantages[completion])
             bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
-            adapter, opt_state, learnt = reinforce_update(
-                state.adapter, state.opt_state, batch, jnp.float32(bonus), optimizer=optimizer
-            )
-        values = {"reward": rewards[valid], "feature": features, "loss": learnt["loss"]}
-        values["gradient"] = learnt["gradient_norm"]
-        bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+            learned = lanes.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
+        adapter, opt_state, metrics = learned
+        values = {"reward": rewards[valid], "feature": features, "loss": metrics["loss"]}
+        values["gradient"] = metrics["gradient_norm"]
+        unsound = total(np.array([not np.isfinite(value).all() for value in values.values()], int))
+        bad = [name for name, processes in zip(values, unsound, strict=True) if processes]
         if bad:
             adapter, opt_state = state.adapter, state.opt_state
             skipped = state.skipped + 1
             log.warning("update %d was skipped: not finite: %s (%d in a row)", update, ", ".join(bad), skipped)
             if skipped > settings.max_skipped:
+                own = share(len(asked))
                 raise TrainingDiverged(
                     f"{skipped} updates in a row were skipped, the last one update {update}; not finite: {', '.join(bad)}. "
                     "Lower the learning rate, or look at the features and rewards",
-                    _batch(trajectory, asked, budgets, rewards, valid),
+                    _batch(trajectory, asked[own], budgets[own], rewards, valid),
                 )
         state = TrainState(
             adapter,
@@ -184,17 +185,26 @@ def train(
             total_skipped=state.total_skipped + bool(bad),
             upcoming=upcoming(usable, settings, update),
         )
+        counted = {
+            "reward": (rewards * valid).sum(),
+            "known": valid.sum(),
+            "completions": valid.size,
+            "decisions": len(known),
+            "new_tokens": trajectory.lengths.sum(),
+            "row_steps": trajectory.row_steps,
+        }
+        sums = dict(zip(counted, total(np.array(list(counted.values()), float)).tolist(), strict=True))
         yield (
             state,
             {
                 "update": update,
-                "reward": float((rewards * valid).sum() / max(valid.sum(), 1)),
-                "grader_errors": int((~valid).sum()),
+                "reward": sums["reward"] / max(sums["known"], 1),
+                "grader_errors": int(sums["completions"] - sums["known"]),
                 "skipped_updates": state.total_skipped,
-                "decisions": len(known),
-                "new_tokens": float(trajectory.lengths.mean()),
-                "useful_row_steps": float(trajectory.lengths.sum() / trajectory.row_steps),
-                **{name: np.asarray(value).tolist() for name, value in learnt.items()},
+                "decisions": int(sums["decisions"]),
+                "new_tokens": sums["new_tokens"] / sums["completions"],
+                "useful_row_steps": sums["new_tokens"] / sums["row_steps"],
+                **{name: np.asarray(value).tolist() for name, value in metrics.items()},
                 "applied": not bad,
             },
         )
@@ -231,7 +241,7 @@ def usable_questions(
     budgets = np.random.default_rng([settings.seed, 0]).choice(settings.budgets, count)
     opening = dataclasses.replace(settings, completions=settings.filter_completions)
     _, rewards, valid = collect(environment, policy, opening, np.arange(count), budgets, 0, on_progress)
-    return np.flatnonzero(has_signal(rewards, valid))
+    return np.flatnonzero(has_signal(gather(rewards, count), gather(valid, count)))
 
 
 def draw_questions(usable: np.ndarray, settings: TrainSettings, update: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +269,11 @@ def collect(
     update: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-    """Rollouts of questions `asked` [N] and their rewards, float32 [N, G] where valid, bool [N, G]."""
+    """Rollouts of questions `asked` [N], this process's share of them, in which it has M.
+
+    Returns:
+        The trajectory of M * G completions, and their rewards, float32 [M, G] where valid, bool [M, G].
+    """
     lm = environment.lm
     prompts, seen = [], Counter[int]()
     for index, budget in zip(asked.tolist(), budgets.tolist(), strict=True):
@@ -267,20 +281,21 @@ def collect(
         first = seen[index] * settings.completions
         prompts.append(dataclasses.replace(environment.prompt(index, budget), first_completion=first))
         seen[index] += 1
-    with environment.grading(np.repeat(asked, settings.completions)) as grading:
+    own = share(len(asked))
+    with environment.grading(np.repeat(asked[own], settings.completions)) as grading:
         trajectory = rollout(
             lm.decoder,
             policy,
-            prompts,
+            [prompts[i] for i in own],
             key=_key(settings, update),
             stop_ids=lm.stop_ids,
             completions=settings.completions,
-            rows=settings.rows,
+            rows=rows_here(settings.rows),
             max_positions=lm.config.max_positions,
             prompt_width=environment.prompt_width,
             on_progress=on_progress,
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    shape = (len(asked), settings.completions)
+    shape = (len(own), settings.completions)
     return trajectory, rewards.reshape(shape), valid.reshape(shape)

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.gguf import load_gguf, smollm2_file
+from adaptive_jax.lm.sharding import MODEL
 from adaptive_jax.lm.tokenizer import checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
@@ -39,7 +40,7 @@ class LM:
         tokenizer: a Hugging Face tokenizer; it holds the chat template where the model has one.
         stop_ids: the tokens that end a completion.
         graphdef, params: the split `Transformer`.
-        mesh: over whose axis "model" the parameters are split; None if they are on one device.
+        mesh: the devices that the parameters are on, split over its axis "model"; None if they are on one device.
     """
 
     name: str
@@ -58,7 +59,8 @@ class LM:
     @property
     def decoder(self) -> TransformerDecoder:
         """The model as the decoding loop takes it."""
-        return TransformerDecoder(self.params, self.graphdef, self.mesh)
+        split = self.mesh is not None and self.mesh.shape[MODEL] > 1
+        return TransformerDecoder(self.params, self.graphdef, self.mesh if split else None)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Logits and hidden states of whole texts, compiled once per shape.

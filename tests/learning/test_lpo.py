@@ -14,42 +14,40 @@ POLICY = random_adapter(WIDTH, "hidden", scale=0.3)
 
 
 def batch(seed: int = 0) -> Preferences:
-    """Three pairs of completions of one to three decisions each, and a decision of padding; the last pair is a tie."""
+    """Three pairs of completions of one to three decisions each, padded to three; the last pair is a tie."""
     rng = np.random.default_rng(seed)
-    pair = np.array([0, 0, 0, 1, 1, 2, 2, 2, 0])
-    sign = np.array([1, 1, -1, 1, -1, 1, -1, -1, 0])
     return Preferences(
-        features=jnp.asarray(rng.normal(size=(9, WIDTH)), jnp.float32),
-        actions=jnp.asarray(rng.integers(0, A, 9), jnp.int32),
-        pair=jnp.asarray(pair, jnp.int32),
-        sign=jnp.asarray(sign, jnp.float32),
+        features=jnp.asarray(rng.normal(size=(3, 3, WIDTH)), jnp.float32),
+        actions=jnp.asarray(rng.integers(0, A, (3, 3)), jnp.int32),
+        sign=jnp.asarray([[1.0, 1.0, -1.0], [1.0, -1.0, 0.0], [1.0, -1.0, -1.0]]),
         weight=jnp.asarray([1.0, 1.0, 0.0]),
     )
 
 
 def log_probabilities(preferences: Preferences) -> np.ndarray:
     z = np.asarray(POLICY.logits(preferences.features), np.float64)
-    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
 def test_loss_is_what_numpy_makes_of_it() -> None:
     some = batch()
     loss, metrics = lpo_loss(POLICY.params, POLICY, some, BETA)
     log_p = log_probabilities(some)
-    relative = log_p[np.arange(9), some.actions] - np.log(1 / A)
-    margins = [relative[0] + relative[1] - relative[2], relative[3] - relative[4]]
+    one, two = (log_p[pair, np.arange(3), some.actions[pair]] - np.log(1 / A) for pair in range(2))
+    margins = [one[0] + one[1] - one[2], two[0] - two[1]]
     expected = np.mean([-np.log(1 / (1 + np.exp(-BETA * margin))) for margin in margins])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert metrics["in_order"] == pytest.approx(np.mean(np.array(margins) > 0))
-    np.testing.assert_allclose(metrics["action_probabilities"], np.exp(log_p[:5]).mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(metrics["policy_entropy"], -(np.exp(log_p[:5]) * log_p[:5]).sum(axis=1).mean(), rtol=1e-5)
+    real = log_p.reshape(9, A)[:5]
+    np.testing.assert_allclose(metrics["action_probabilities"], np.exp(real).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["policy_entropy"], -(np.exp(real) * real).sum(axis=1).mean(), rtol=1e-5)
 
 
 def test_ties_and_padding_have_no_influence() -> None:
     some = batch()
-    gone = jnp.asarray([0, 0, 0, 0, 0, 1, 1, 1, 1], bool)
+    gone = jnp.asarray([[0, 0, 0], [0, 0, 1], [1, 1, 1]], bool)
     poisoned = some.replace(
-        features=jnp.where(gone[:, None], 40.0, some.features), actions=jnp.where(gone, A - 1, some.actions)
+        features=jnp.where(gone[:, :, None], 40.0, some.features), actions=jnp.where(gone, A - 1, some.actions)
     )
     gradients = [jax.grad(lambda p, b=b: lpo_loss(p, POLICY, b, BETA)[0])(POLICY.params) for b in (some, poisoned)]
     for left, right in zip(*map(jax.tree.leaves, gradients), strict=True):
@@ -86,18 +84,15 @@ def test_pairs_are_the_best_and_the_worst_completion_of_a_prompt() -> None:
     features, actions = rng.normal(size=(90, WIDTH)).astype(np.float32), rng.integers(0, A, 90)
     some = best_against_worst(features, actions, completion, rewards, valid)
     np.testing.assert_array_equal(some.weight, [1, 0, 0, 1, 0])
-    expected = [
-        (i, 0 if c < 4 else 3, s) for i, c in enumerate(completion) for k, s in ((1, 1), (0, -1), (15, 1), (13, -1)) if c == k
-    ]
-    count = len(expected)
-    assert 0 < count < 64
-    assert len(some.sign) in (16, 32, 64)
-    assert len(some.sign) < 2 * count
-    kept, pair, sign = zip(*expected, strict=True)
-    np.testing.assert_array_equal(some.features[:count], features[list(kept)])
-    np.testing.assert_array_equal(some.actions[:count], actions[list(kept)])
-    np.testing.assert_array_equal(some.pair[:count], pair)
-    np.testing.assert_array_equal(some.sign, [*sign, *[0] * (len(some.sign) - count)])
+    assert some.sign.shape in ((5, 8), (5, 16))
+    for pair, chosen, rejected in ((0, 1, 0), (3, 15, 13)):
+        own = np.flatnonzero((completion == chosen) | (completion == rejected))
+        assert len(own) > 4, "a pair of this draw is too short to tell its order"
+        assert not some.sign[pair, len(own) :].any()
+        np.testing.assert_array_equal(some.sign[pair, : len(own)], np.where(completion[own] == chosen, 1, -1))
+        np.testing.assert_array_equal(some.features[pair, : len(own)], features[own])
+        np.testing.assert_array_equal(some.actions[pair, : len(own)], actions[own])
+    assert not some.sign[jnp.asarray([1, 2, 4])].any()
 
 
 def test_without_any_difference_there_is_no_pair() -> None:
