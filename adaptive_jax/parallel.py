@@ -13,6 +13,7 @@ import functools
 import io
 import math
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from adaptive_jax.lm.sharding import DATA, MODEL
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is dead, and the job ends
 
 TreeT = TypeVar("TreeT")
+ResultT = TypeVar("ResultT")
 
 
 def local_mesh(model_parallel: int = 1) -> Mesh | None:
@@ -245,6 +247,23 @@ def total(value: Any) -> Any:
 def largest(value: int) -> int:
     """The largest of all processes' values."""
     return value if jax.process_count() == 1 else max(int(theirs["value"]) for theirs in exchange({"value": np.asarray(value)}))
+
+
+def by_chief(action: Callable[[], ResultT]) -> ResultT:
+    """What `action` returns in process 0, which alone runs it, in all processes; so is the error that it raises there."""
+    if jax.process_count() == 1:
+        return action()
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if chief():
+        try:
+            outcome = action(), None
+        except Exception as error:
+            outcome = None, error
+    content = np.frombuffer(pickle.dumps(outcome), np.uint8) if chief() else np.zeros(0, np.uint8)
+    result, failure = pickle.loads(exchange({"outcome": content})[0]["outcome"].tobytes())
+    if failure is not None:
+        raise failure
+    return result
 
 
 def exchange(own: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

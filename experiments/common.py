@@ -17,10 +17,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from adaptive_jax import parallel
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.learning.environment import Cot, Environment
 from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, TrainState, first_state, train, upcoming
-from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.schedule import TokenSchedule
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
@@ -53,7 +54,7 @@ ConfigT = TypeVar("ConfigT")
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DIVERGED = "diverged.npz"
-UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every")  # flags that change no number
+UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed")  # flags that change no number
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ class Config:
         run_dir: where results go (runs/<experiment>-<time> if not given); a run with checkpoints there goes on.
         resume: go on with the run in --run-dir, and start anew where it has no checkpoint yet.
         allow_changed: what may differ from the run that goes on, such as `code` or `updates`; an error names it.
-        rows: completions decoded side by side.
+        rows: completions decoded side by side, on all devices together.
         skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
+        distributed: join the other processes of this job on a TPU slice, under Slurm or on Kubernetes (the launch scripts give
+            it); elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+        model_parallel: devices that share one copy of the model, for those that do not fit one.
     """
 
     tiny_budgets: ClassVar[tuple[int, ...]] = (48, 64, 96)
@@ -95,9 +99,11 @@ class Config:
     allow_changed: tuple[str, ...] = ()
     rows: int = 128
     skip_bad: bool = False
+    distributed: bool = False
+    model_parallel: int = 1
 
     def __post_init__(self) -> None:
-        self.at_least(1, "limit", "train_limit", "seeds", "rows")
+        self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
         self.at_least(0, "seed")
         if any(budget < 1 for budget in self.budget):
             raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
@@ -158,6 +164,10 @@ def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description
     try:
         with asked_for():
             chosen = tyro.cli(config, description=description)
+            if getattr(chosen, "distributed", False):
+                parallel.connect()
+                if not parallel.chief():
+                    _CONSOLE.setLevel(logging.WARNING)
         main(chosen)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -181,8 +191,8 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
     SIGTERM and Ctrl-C end the run with what it has saved, a line that says where it is, and status 143 or 130; a disk that is
     full and a training that diverges end it with status 1, a checkpoint that is not of this run with status 2.
     """
-    path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with asked_for():
+        path = config.run_dir or Path("runs") / parallel.by_chief(lambda: f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}")
         fingerprint = fingerprint_of(experiment, config, lm, splits)
         run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed)
     log.info("%s: results go to %s", experiment, path)
@@ -204,6 +214,11 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
         sys.exit(1)
     finally:
         run.close()
+
+
+def load_model(config: Config) -> LM:
+    """The model of an experiment, on all devices of this process; raises what `load_lm` and `local_mesh` raise."""
+    return load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
 
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") -> Fingerprint:

@@ -35,7 +35,7 @@ from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, trai
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
-from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
@@ -47,7 +47,7 @@ from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Problem, shared
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import Splits, asked_for, check_kind, launch, load_splits, open_run
+from experiments.common import Splits, asked_for, check_kind, launch, load_model, load_splits, open_run
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
 
@@ -116,7 +116,7 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
     """The experiment on problems that ask for answers, or for programs; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm, settings = load_lm(config.model), config.settings
+        lm, settings = load_model(config), config.settings
         splits = load_splits(config, programs=programs)
         problems = {"training": splits.train, "validation": splits.validation, config.dataset: splits.test}
         if config.eval_dataset is not None:

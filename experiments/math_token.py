@@ -25,7 +25,7 @@ from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, caption, markdown_table, results_json, rows_of
 from adaptive_jax.learning.environment import Environment, questions
 from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
-from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.model import LM
 from adaptive_jax.parallel import total
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
@@ -33,7 +33,17 @@ from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.stopping import Stop
-from experiments.common import Progress, TrainingConfig, asked_for, fork_schedule, launch, load_splits, open_run, train_stage
+from experiments.common import (
+    Progress,
+    TrainingConfig,
+    asked_for,
+    fork_schedule,
+    launch,
+    load_model,
+    load_splits,
+    open_run,
+    train_stage,
+)
 
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
@@ -86,7 +96,7 @@ def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm = load_lm(config.model)
+        lm = load_model(config)
         splits = load_splits(config)
         test = Environment(lm, questions(splits.test, config.cot))
         training = Environment(lm, questions(splits.train, config.cot))

@@ -30,10 +30,9 @@ from adaptive_jax.learning.selection import (
     setting_name,
     top_by_mean,
 )
-from adaptive_jax.lm.model import load_lm
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_splits, open_run
+from experiments.common import asked_for, launch, load_model, load_splits, open_run
 
 log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
 
@@ -71,7 +70,7 @@ def main(config: SelectActions) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm = load_lm(config.model)
+        lm = load_model(config)
         splits = load_splits(config)
         validation = Environment(lm, questions(splits.validation, config.cot))
         test = Environment(lm, questions(splits.test, config.cot))
