@@ -92,8 +92,9 @@ class Lanes:
         """The other way round, on the host; `axis` is that of the rows in each lane's array."""
         if self.mesh is None:
             return np.asarray(array)
-        lanes = np.moveaxis(np.asarray(array), 0, axis)
-        return lanes.reshape(*lanes.shape[:axis], -1, *lanes.shape[axis + 2 :])
+        stacked = np.moveaxis(np.asarray(array), 0, axis)
+        before, (lanes, rows, *behind) = stacked.shape[:axis], stacked.shape[axis:]
+        return stacked.reshape(*before, lanes * rows, *behind)
 
     def call(
         self,
