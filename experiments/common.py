@@ -324,7 +324,7 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
 
 
 def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:
-    """Raises ValueError, naming the flag behind them, where problems ask for programs and `programs` is not set, or vice versa."""
+    """Raises ValueError, naming the flag, where problems ask for programs and `programs` is not set, or the other way round."""
     if any((problem.kind == "code") != programs for problem in problems):
         held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
         if programs:
