@@ -67,6 +67,7 @@ class Config:
             first --limit problems are evaluated, the others trained on.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
+        skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.
         train_limit: how many problems are trained on, at most (512; 64 for a real model on a CPU).
         seeds: training seeds.
         seed: the first seed; fixes every draw.
@@ -89,6 +90,7 @@ class Config:
     dataset: str = "arithmetic"
     train_dataset: str | None = None
     limit: int = 1000
+    skip: int = 0
     train_limit: int | None = None
     seeds: int = 1
     seed: int = 0
@@ -104,7 +106,7 @@ class Config:
 
     def __post_init__(self) -> None:
         self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
-        self.at_least(0, "seed")
+        self.at_least(0, "seed", "skip")
         if any(budget < 1 for budget in self.budget):
             raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
         if self.resume and self.run_dir is None:
@@ -299,24 +301,25 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
     """
     trained = config.train_limit or (64 if config.slow else 512)
     watched = max(trained // 4, 1)
+    last = config.skip + config.limit
     if config.dataset == "arithmetic" and config.train_dataset is None:
         return Splits(
-            test=load_problems("arithmetic", split="test", limit=config.limit),
+            test=load_problems("arithmetic", split="test", limit=last)[config.skip :],
             validation=load_problems("arithmetic", split="validation", limit=watched),
             train=load_problems("arithmetic", split="train", limit=trained),
         )
     problems = load_problems(config.dataset, split="test", skip_bad=config.skip_bad)
-    test = problems[: config.limit]
+    test = problems[config.skip : last]
     if config.train_dataset is not None:
         others = load_problems(config.train_dataset, split="train", skip_bad=config.skip_bad)
     elif Path(config.dataset).suffix:
-        others = problems[config.limit :]
+        others = problems[last:]
     else:
         try:
             others = load_problems(config.dataset, split="train", skip_bad=config.skip_bad)
         except ValueError as error:
             raise ValueError(f"{error}; give --train-dataset") from error
-    check_kind(config.dataset, (*problems, *others), programs=programs)
+    check_kind(f"--dataset {config.dataset}", (*problems, *others), programs=programs)
     held_out = {normalise_question(problem.question) for problem in test}
     unique: dict[str, Problem] = {}
     for problem in others:
@@ -335,13 +338,13 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
     return Splits(test, others[:watched], others[watched : watched + trained])
 
 
-def check_kind(dataset: str, problems: Iterable[Problem], *, programs: bool) -> None:
-    """Raises ValueError where problems ask for programs and `programs` is not set, or the other way round."""
+def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:
+    """Raises ValueError, naming the flag, where problems ask for programs and `programs` is not set, or the other way round."""
     if any((problem.kind == "code") != programs for problem in problems):
         held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
         if programs:
             held, asked = "problems that ask for an answer", "programs: use math_sequence or math_token"
-        raise ValueError(f"--dataset {dataset} holds {held}, and this experiment asks for {asked}")
+        raise ValueError(f"{flag} holds {held}, and this experiment asks for {asked}")
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

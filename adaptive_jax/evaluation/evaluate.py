@@ -9,6 +9,7 @@ import numpy as np
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.parallel import gather, rows_here, share, total
 from adaptive_jax.policies.fixed import InTurn
@@ -32,6 +33,11 @@ class Scores:
     def accuracy(self) -> np.ndarray:
         """float [K], Pass@1 at each budget: the mean over questions and completions."""
         return (self.rewards * self.valid).sum(axis=(0, 1)) / np.maximum(self.valid.sum(axis=(0, 1)), 1)
+
+    def pass_at(self, k: int) -> np.ndarray:
+        """float [Q, K], each question's Pass@k, k = 1 to G (see `pass_at_k`); NaN where the grader failed on a completion."""
+        estimates = pass_at_k(self.rewards.transpose(0, 2, 1), k)
+        return np.where(self.valid.all(axis=1), estimates, np.nan)
 
 
 def evaluate(
