@@ -302,7 +302,7 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
     trained = config.train_limit or (64 if config.slow else 512)
     watched = max(trained // 4, 1)
     last = config.skip + config.limit
-    if config.dataset == "arithmetic" and config.train_dataset is None:
+    if config.dataset == "arithmetic" and config.train_dataset is None and not programs:
         return Splits(
             test=load_problems("arithmetic", split="test", limit=last)[config.skip :],
             validation=load_problems("arithmetic", split="validation", limit=watched),

@@ -175,8 +175,12 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all."""
+        self.write_file(name, lambda path: path.write_text(text))
+
+    def write_file(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file of the run, whole or not at all, by a function that writes it to a given path."""
         if self._files is not None:
-            _write_text(self.path / name, text)
+            _write_file(self.path / name, write)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -224,7 +228,7 @@ class _Files:
                 )
             checkpoints.mkdir(exist_ok=True)
             for name, content in (("config.json", dataclasses.asdict(config)), ("environment.json", machine)):
-                _write_text(path / name, _json(content))
+                _write_file(path / name, lambda file, text=_json(content): file.write_text(text))
             self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
         except BaseException:
             os.close(self._lock)
@@ -261,11 +265,10 @@ def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> in
     return stages
 
 
-def _write_text(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
+def _write_file(file: Path, write: Callable[[Path], Any]) -> None:
+    partial = file.with_name(f".partial-{file.name}")
     try:
-        partial.write_text(text)
+        write(partial)
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
