@@ -77,7 +77,8 @@ def load_gguf(
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: the file, or the `gguf` package, is missing.
-        ValueError: another architecture, a missing, unexpected, mis-shaped or truncated tensor, or a mesh that does not divide it.
+        ValueError: another architecture, a missing, unexpected, mis-shaped or truncated tensor, or a mesh that does not divide
+            the model.
     """
     metadata, stored = read_header(file)
     factors = stored.pop(ROPE_FACTORS, None)

@@ -104,8 +104,8 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: there is no such model, or a file or package of it is missing.
-        ValueError: a file is broken or asks for something unsupported (names the file and the tensor or field), or the mesh does
-            not divide the model.
+        ValueError: a file is broken or asks for something unsupported (names the file and the tensor or field), or the mesh
+            does not divide the model.
     """
     name = str(source)
     if name == "smollm2":

@@ -4,8 +4,10 @@ Each of N devices holds the same share of every layer: H / N query heads with th
 1 / N of the MLP's width. The projections into heads and into the MLP are split by outputs, those out of them by inputs, so a
 layer needs two all-reduces of hidden states [B, T, D] and nothing else. Embedding and LM head are split over the vocabulary.
 
-Only placement is said here: parameters and caches have a `NamedSharding`, a few constraints hold XLA to it, and the program stays
-the one of a single device (`jit`, GSPMD). The mesh's axes must be of type Auto, which `jax.sharding.Mesh` makes them by default.
+Only placement is said here: parameters and caches have a `NamedSharding`, a few constraints hold XLA to it, and the program
+stays the one of a single device. It may also run inside `jax.shard_map(..., axis_names={"data"}, check_vma=False)`, where rows
+are split by hand and the model by XLA. "model" must be an axis of type Auto, as `jax.sharding.Mesh` makes them by default
+and `jax.make_mesh` does not.
 """
 
 import math

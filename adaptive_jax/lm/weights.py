@@ -156,7 +156,7 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
 
 
 def _place(array: np.ndarray, path: tuple[Any, ...], dtype: jnp.dtype, mesh: Mesh | None) -> jax.Array:
-    """The parameter at `path` where it lives, from an array in Hugging Face's layout, of which a device is sent its part only."""
+    """The parameter at `path`, where it lives, from an array in Hugging Face's layout; a device is sent its own part only."""
     transpose = path[-1] == "kernel"
     if mesh is None:
         return _turned(np.array(array), transpose, dtype, None)

@@ -1,0 +1,163 @@
+"""Run by test_sharding.py with four simulated devices, which a test process does not have; writes what it finds to files.
+
+python -m tests.lm.sharded_models DIRECTORY
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import adaptive_jax as aj
+from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.lm.decoder import Decoder
+from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.lm.weights import load_hf
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = [("llama_llama3", 2), ("qwen2_sharded", 2), ("qwen2_sharded", 4), ("qwen3", 2), ("qwen3_bfloat16", 2), ("tiny", 2)]
+ROWS, SIZE, CHUNK = 4, 64, 6
+STOP = np.array([1], np.int32)
+
+
+def golden_or_tiny(case: str, mesh: Mesh | None = None) -> LM:
+    if case == "tiny":
+        return load_lm("tiny", dtype=jnp.float32, mesh=mesh)
+    config, graphdef, params = load_hf(GOLDEN / case, dtype=jnp.float32, mesh=mesh)
+    return LM(case, config, None, (1,), graphdef, params, mesh)
+
+
+def texts(lm: LM) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and mask [4, 24], padded on the left."""
+    tokens = np.random.default_rng(3).integers(2, lm.config.vocab_size, (ROWS, 24), np.int32)
+    return tokens, np.arange(24)[None] >= np.array([0, 3, 11, 20])[:, None]
+
+
+def greedy(lm: LM) -> Trajectory:
+    """Five completions on two rows, so that rows are filled again."""
+    tokens, _ = texts(lm)
+    prompts = [Prompt(str(i), tuple(tokens[i % ROWS, : 4 + 3 * i].tolist()), budget=20 + 8 * i) for i in range(5)]
+    policy = aj.static(temperature=0.0)
+    return rollout(lm.decoder, policy, prompts, key=jax.random.key(0), stop_ids=STOP.tolist(), rows=2, chunk=CHUNK)
+
+
+def admission(rows: int) -> loop.Admission:
+    """Every row gets its own prompt, counted among those of the `rows` rows that a function sees."""
+    per_row = functools.partial(jnp.full, (ROWS,), dtype=jnp.int32)
+    return loop.Admission(
+        source=jnp.arange(ROWS, dtype=jnp.int32) % rows,
+        token=per_row(5),
+        length=per_row(24),
+        step=per_row(0),
+        held=per_row(-1),
+        completion=per_row(0),
+        budget=per_row(30),
+        samples=per_row(1),
+        key=jax.random.split(jax.random.key(1), ROWS),
+    )
+
+
+def decode(
+    lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int
+) -> tuple[np.ndarray, loop.DecodeState, loop.Prefill, str]:
+    """Prefill, admission, one chunk and a suspension, each as `wrap` makes it of a function for `rows` rows.
+
+    Args:
+        wrap: takes a function of arrays, and specs of arguments and results.
+
+    Returns:
+        tokens [CHUNK, R], the state after the chunk, the shelf, and the chunk's compiled program.
+    """
+    decoder: Decoder = lm.decoder
+    policy = aj.static(temperature=0.0)
+    one, row, steps = P(), P("data"), P(None, "data")
+    spec = dataclasses.replace(loop.DecodeState(*[row] * len(dataclasses.fields(loop.DecodeState))), cursor=one)
+    tokens, _ = texts(lm)
+    prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
+    empty = functools.partial(loop.empty_state, rows=rows, size=SIZE)
+    state = wrap(empty, (one, one, one), spec)(decoder, prefill.last[:1], jax.random.key(0))
+    state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
+    chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec), (spec, steps))
+    program = chunk.lower(decoder, policy, STOP, state).compile().as_text()
+    state, output = chunk(decoder, policy, STOP, state)
+    shelf = wrap(functools.partial(loop.empty_shelf, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
+    place = jnp.array([0, -1, -1, 1], jnp.int32)
+    state, shelf = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, shelf, place)
+    return np.asarray(output.token), state, shelf, program
+
+
+def communication(program: str) -> list[list[Any]]:
+    """[operation, elements of its result] of everything that devices exchange in a compiled program."""
+    found = re.findall(
+        r" = \(?\w+\[([\d,]*)\]\S* (all-gather|all-reduce|all-to-all|collective-\w+|reduce-scatter)(?:-start)?\(", program
+    )
+    return [[kind, int(np.prod([int(n) for n in shape.split(",") if n]))] for shape, kind in found]
+
+
+def part(array: jax.Array) -> tuple[int, ...]:
+    """The shape of what each device holds."""
+    (shape,) = {shard.data.shape for shard in array.addressable_shards}
+    return shape
+
+
+def parts(cache: KVCache) -> list[tuple[int, ...]]:
+    """Of all keys, then of all values."""
+    return [part(leaf) for leaf in (*cache.keys, *cache.values)]
+
+
+def plainly(function: Callable[..., Any], arguments: Any, results: Any) -> Callable[..., Any]:
+    """Everything split by XLA."""
+    return jax.jit(function)
+
+
+def by_hand(mesh: Mesh) -> Callable[..., Callable[..., Any]]:
+    """Rows split over "data" by shard_map, the model over "model" by XLA."""
+
+    def wrap(function: Callable[..., Any], arguments: Any, results: Any) -> Callable[..., Any]:
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=results, axis_names={"data"}, check_vma=False)
+        return jax.jit(mapped)
+
+    return wrap
+
+
+def main(directory: Path) -> None:
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    devices = np.array(jax.devices())
+    arrays: dict[str, np.ndarray] = {}
+    facts: dict[str, Any] = {}
+    for case, count in CASES:
+        lm = golden_or_tiny(case, Mesh(devices[:count].reshape(1, count), ("data", "model")))
+        arrays[f"logits {case} {count}"] = np.asarray(lm(*texts(lm))[0])
+        facts[f"parts {case} {count}"] = {
+            ".".join(map(str, path)): part(leaf[...]) for path, leaf in nnx.to_flat_state(lm.params)
+        }
+    plain = golden_or_tiny("qwen2_sharded", Mesh(devices, ("model",)))
+    arrays["tokens"] = greedy(plain).tokens
+    halves = golden_or_tiny("tiny", mesh := Mesh(devices.reshape(2, 2), ("data", "model")))
+    for name, lm, wrap, rows in (("qwen2_sharded", plain, plainly, ROWS), ("tiny", halves, by_hand(mesh), ROWS // 2)):
+        arrays[f"chunk {name}"], state, shelf, program = decode(lm, wrap, rows)
+        facts[f"caches {name}"] = parts(state.cache), parts(shelf.cache)
+        facts[f"communication {name}"] = communication(program)
+    np.savez(directory / "arrays.npz", **arrays)
+    (directory / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
