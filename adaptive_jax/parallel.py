@@ -201,6 +201,7 @@ def connect() -> None:
             num_processes=int(number) if number else None,
             process_id=int(own) if own else None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,  # one that ends by itself, with an error, waits for the others so long
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(

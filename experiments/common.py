@@ -211,7 +211,8 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
-        np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
+        if parallel.chief():
+            np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
         print(f"error: {error}. The batch is in {path / DIVERGED}", file=sys.stderr)
         sys.exit(1)
     finally:

@@ -37,6 +37,7 @@ from adaptive_jax.learning.environment import Cot, Environment, Question, questi
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.lm.model import LM
+from adaptive_jax.parallel import by_chief
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
@@ -246,7 +247,7 @@ def trained(
 
     params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, given=actions))
     adapter = dataclasses.replace(start, params=params)
-    save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint)
+    by_chief(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint))
     return adapter
 
 
@@ -269,7 +270,8 @@ def report(
             shown = [row for row in own if row.budget == budget]
             paper = paper_values(lm.name, dataset, "sequence adapter, budget")
             texts += [pass_caption(lm.name, dataset, shown), pass_table(shown, [f"pass@{k}" for k in SAMPLES], paper)]
-            pass_figure(run.path / f"{prefix}pass_at_k_b{budget}.png", shown, names)
+            draw = functools.partial(pass_figure, rows=shown, trained=names)
+            run.write_file(f"{prefix}pass_at_k_b{budget}.png", draw)
     tables = "\n".join(texts)
     run.write_text("results.md", tables)
     return tables

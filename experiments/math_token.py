@@ -31,7 +31,7 @@ from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
-from adaptive_jax.parallel import total
+from adaptive_jax.parallel import by_chief, total
 from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
@@ -179,7 +179,8 @@ class Comparison:
                 curves.setdefault(name, curve)
                 scores.append(self._scores(f"{name}, seed {seed}", adapter))
             self._add(name, scores)
-        training_figure(run.path / "training.png", curves, [setting_name(action) for action in config.action_set])
+        names = [setting_name(action) for action in config.action_set]
+        run.write_file("training.png", lambda path: training_figure(path, curves, names))
         return self._report(figures=True)
 
     def _baselines(self) -> None:
@@ -249,9 +250,8 @@ class Comparison:
             texts += [LAYOUT, pass_table(shown, metrics, paper)] if shown else []
             if figures:
                 drawn = [row for row in rows if row.metric == "pass@1" and row.method != BEST]
-                budget_figure(
-                    self._run.path / f"{prefix}budgets.png", drawn, trained=[name for name, _, _ in ADAPTERS.values()]
-                )
+                draw = functools.partial(budget_figure, rows=drawn, trained=[name for name, _, _ in ADAPTERS.values()])
+                self._run.write_file(f"{prefix}budgets.png", draw)
         tables = "\n".join(texts)
         self._run.write_text("results.md", tables)
         return tables
@@ -346,7 +346,7 @@ def train_adapter(
         usable=usable,
         measure=measure,
     )
-    save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint)
+    by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint))
     return adapter, curve
 
 

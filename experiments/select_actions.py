@@ -89,7 +89,7 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
     wins = tried.wins[:, tried.known].reshape(-1, len(settings), config.completions)  # a problem at a token budget is one x_i
     rates = expected_rewards(wins, SAMPLES)
     chosen = {GREEDY: greedy_coverage(rates, config.size), TOP: top_by_mean(rates, config.size)}
-    save_actions(run.path / "actions.json", [settings[index] for index in chosen[GREEDY]])
+    run.write_file("actions.json", lambda path: save_actions(path, [settings[index] for index in chosen[GREEDY]]))
 
     union = sorted({index for indices in chosen.values() for index in indices})
     again = [settings[index] for index in union]
@@ -110,7 +110,7 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
             rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), config, gain if method == GREEDY else None))
     name, verdicts = validation.lm.name, {"all candidates": tried.verdicts, "selected, held out": held_out.verdicts}
     run.write_json("results.json", results_json("select_actions", name, config.dataset, rows, verdicts))
-    coverage_figure(run.path / "coverage.png", rows)
+    run.write_file("coverage.png", lambda path: coverage_figure(path, rows))
     names = {method: [setting_name(settings[index]) for index in indices] for method, indices in chosen.items()}
     table = coverage_table(rows, names, name, config.dataset)
     run.write_text("results.md", table)

@@ -9,6 +9,7 @@ Where a run has several processes, all of them go through its stages together, a
 
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 import math
@@ -228,7 +229,7 @@ class _Files:
                 )
             checkpoints.mkdir(exist_ok=True)
             for name, content in (("config.json", dataclasses.asdict(config)), ("environment.json", machine)):
-                _write_file(path / name, lambda file, text=_json(content): file.write_text(text))
+                _write_file(path / name, functools.partial(Path.write_text, data=_json(content)))
             self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
         except BaseException:
             os.close(self._lock)
