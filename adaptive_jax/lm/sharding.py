@@ -86,7 +86,7 @@ def gathered(logits: jax.Array, mesh: Mesh | None) -> jax.Array:
 
 
 def _constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
-    if mesh is None:
+    if mesh is None or mesh.shape[MODEL] == 1:  # a program that is mapped over "data" alone may not know of "model"
         return x
     context = jax.sharding.get_abstract_mesh()  # inside shard_map: the same axes, of which some are manual
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh if context.empty else context, spec))

@@ -9,6 +9,7 @@ Our linear kernels are stored [inputs, outputs], Hugging Face's weights [outputs
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,7 @@ class StoredTensor:
     Attributes:
         file: where it is stored.
         shape: in Hugging Face's layout.
-        read: gives the values; those of a safetensors file are mapped, and read where they are looked at.
+        read: reads the values, into memory of their own.
     """
 
     file: Path
@@ -157,19 +158,20 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
 
 def _place(array: np.ndarray, path: tuple[Any, ...], dtype: jnp.dtype, mesh: Mesh | None) -> jax.Array:
     """The parameter at `path`, where it lives, from an array in Hugging Face's layout; a device is sent its own part only."""
-    transpose = path[-1] == "kernel"
-    if mesh is None:
-        return _turned(np.array(array), transpose, dtype, None)
-    spec = parameter_spec(path, _hf_shape(path, array.shape), mesh.shape[MODEL])
-    as_stored = NamedSharding(mesh, P(*reversed(spec)) if transpose else spec)
-    parts = jax.make_array_from_callback(array.shape, as_stored, lambda part: np.array(array[part]))
-    return _turned(parts, transpose, dtype, NamedSharding(mesh, spec))
+    transpose, sharding = path[-1] == "kernel", None
+    parts: np.ndarray | jax.Array = array
+    if mesh is not None:
+        spec = parameter_spec(path, _hf_shape(path, array.shape), mesh.shape[MODEL])
+        sharding, as_stored = (NamedSharding(mesh, s) for s in (spec, P(*reversed(spec)) if transpose else spec))
+        parts = jax.make_array_from_callback(array.shape, as_stored, lambda part: array[part])
+    # waited for: dispatched ahead, the arrays of many tensors would be in memory at a time
+    return jax.block_until_ready(_turned(parts, transpose, dtype, sharding))
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _turned(array: jax.Array, transpose: bool, dtype: jnp.dtype, sharding: NamedSharding | None) -> jax.Array:
-    """Turned and converted on the devices: on a GPU that is far faster than on the host."""
-    turned = jnp.asarray(array.T if transpose else array, dtype)
+    """Turned and converted on the devices: on a GPU that is far faster than on the host. Never the host's own memory."""
+    turned = jnp.array(array.T if transpose else array, dtype)
     return turned if sharding is None else jax.lax.with_sharding_constraint(turned, sharding)
 
 
@@ -227,4 +229,21 @@ def _stored_tensor(file: Path, name: str, entry: dict, start: int, size: int) ->
         raise ValueError(f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again")
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{file}: tensor {name!r} {list(shape)} has {end - begin} bytes; download the file again")
-    return StoredTensor(file, shape, lambda: np.memmap(file, dtype, "r", start + begin, shape))
+    return StoredTensor(file, shape, lambda: _read(file, start + begin, shape, dtype))
+
+
+def _read(file: Path, place: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    values = paged(shape, dtype)
+    with file.open("rb") as stream:
+        stream.seek(place)
+        if stream.readinto(values.reshape(-1).view(np.uint8).data) < values.nbytes:
+            raise ValueError(f"{file} was cut short while it was read; download it again")
+    return values
+
+
+def paged(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of zeros in pages of its own: the system has them back at once when it is freed, unlike a heap's, and XLA's CPU
+    backend takes it as it lies, without a copy, because it begins at a page.
+    """
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)
+    return np.frombuffer(pages, dtype).reshape(shape)

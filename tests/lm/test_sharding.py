@@ -6,8 +6,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from adaptive_jax.lm.model import load_lm
@@ -112,3 +114,10 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_before_a_tensor_is_rea
     mesh = SimpleNamespace(shape={"data": 1, "model": 4})  # a real one needs four devices
     with pytest.raises(ValueError, match=r"--model-parallel 4 does not divide the model's 2 key/value heads"):
         load_lm("tiny", mesh=mesh)
+
+
+def test_a_mesh_that_splits_no_model_asks_nothing_of_pmap() -> None:
+    lm = golden_or_tiny("qwen3", Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")))
+    prefill = jax.pmap(lambda decoder, *prompts: decoder.prefill(*prompts), axis_name="data", in_axes=(None, 0, 0))
+    prefilled = prefill(lm.decoder, np.ones((1, 2, 8), np.int32), np.full((1, 2), 8, np.int32))
+    assert prefilled.cache.keys[0].shape == (1, 2, lm.config.num_kv_heads, lm.config.head_dim, 8)

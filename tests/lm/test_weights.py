@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +15,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.transformer import Transformer
 from adaptive_jax.lm.weights import load_hf, save_hf
 
@@ -71,6 +75,76 @@ def test_bfloat16_weights_keep_their_values_in_every_dtype() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype(jnp.float32)}
     jax.tree.map(lambda n, w: np.testing.assert_array_equal(np.asarray(n, np.float32), np.asarray(w)), narrow, wide)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+from adaptive_jax.lm.weights import load_hf
+
+def memory(name):
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+directory, dtype, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_num_cpu_devices", devices)
+mesh = jax.sharding.Mesh(jax.devices(), ("model",)) if devices > 1 else None
+load_hf(directory / "small", dtype=dtype, mesh=mesh)  # what JAX itself needs is there before it is measured
+before = memory("VmRSS")
+_, _, params = load_hf(directory / "large", dtype=dtype, mesh=mesh)
+print(memory("VmHWM") - before, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "devices"), [("float32", "float32", 1), ("bfloat16", "float32", 1), ("bfloat16", "bfloat16", 4)]
+)
+def test_memory_is_that_of_the_parameters_and_of_a_part_of_one_shard(
+    stored: str, dtype: str, devices: int, tmp_path: Path
+) -> None:
+    """The most that a process ever had in memory (VmHWM), files' mapped pages included, beyond what it had before."""
+    shards = {}
+    for name, width in (("small", 8), ("large", 512)):
+        config = LMConfig(
+            family="llama",
+            vocab_size=4 * width,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_layers=8,
+            num_heads=4,
+            num_kv_heads=4,
+            head_dim=width // 4,
+            max_positions=64,
+        )
+        params = nnx.state(nnx.eval_shape(partial(untrained, config, jnp.dtype(stored))))
+        save_hf(tmp_path / name, config, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params))
+        shards = split_by_layer(tmp_path / name)
+    script = [sys.executable, "-c", LOAD, tmp_path, dtype, str(devices)]
+    rise, kept = map(int, subprocess.run(script, check=True, capture_output=True, text=True).stdout.split())
+    total, largest = sum(shards), max(shards)
+    assert total > 5 * largest > 5 * 2**23
+    assert kept == total * jnp.dtype(dtype).itemsize // jnp.dtype(stored).itemsize
+    assert 0.9 * kept < rise < kept + 1.3 * largest  # below: pages that were free before are used again
+
+
+def untrained(config: LMConfig, dtype: jnp.dtype) -> Transformer:
+    return Transformer(config, dtype=dtype, rngs=nnx.Rngs(0))
+
+
+def split_by_layer(directory: Path) -> list[int]:
+    """One file becomes one shard per layer, and one of the rest: their tensors' bytes."""
+    single = directory / "model.safetensors"
+    shards: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in load_file(single).items():
+        shards.setdefault(name.split(".")[2] if ".layers." in name else "rest", {})[name] = array
+    for shard, tensors in shards.items():
+        save_file(tensors, directory / f"{shard}.safetensors")
+    weight_map = {name: f"{shard}.safetensors" for shard, tensors in shards.items() for name in tensors}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    single.unlink()
+    return [sum(array.nbytes for array in tensors.values()) for tensors in shards.values()]
 
 
 def test_tensors_that_nothing_reads_are_let_be(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ def block(kind: str, start: str = "") -> str:
     return found[1]
 
 
-def test_the_table_is_what_its_program_prints() -> None:
-    printed = subprocess.run([sys.executable, "-S", "-c", block("python")], capture_output=True, text=True, check=True).stdout
-    assert block("text") == printed
+@pytest.mark.parametrize("start", ["import math", "def step_of"])
+def test_a_table_is_what_its_program_prints(start: str) -> None:
+    program = block("python", start)
+    printed = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True).stdout
+    assert f"```python\n{program}```\n\n```text\n{printed}```" in README
 
 
 def test_the_numbers_in_the_text() -> None:
@@ -35,6 +37,8 @@ def test_the_numbers_in_the_text() -> None:
     for chips, said in ((16, 1.26), (32, 1.31), (8, 1.18)):
         assert f"{said} MB on {chips}" in README
         assert said == pytest.approx(2 * (chips - 1) / chips * 4 * adapter / 1e6, abs=6e-3)
+    assert "bytes, 1.02 MB" in README
+    assert pytest.approx((1.5 * (2 * 36 + 1) * 2560 * 2 + 0.75 * 151_936 * 4) / 1e6, abs=6e-3) == 1.02
 
 
 @pytest.mark.parametrize(
