@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.gguf import load_gguf, smollm2_file
-from adaptive_jax.lm.sharding import MODEL
 from adaptive_jax.lm.tokenizer import checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
@@ -59,8 +58,7 @@ class LM:
     @property
     def decoder(self) -> TransformerDecoder:
         """The model as the decoding loop takes it."""
-        split = self.mesh is not None and self.mesh.shape[MODEL] > 1
-        return TransformerDecoder(self.params, self.graphdef, self.mesh if split else None)
+        return TransformerDecoder(self.params, self.graphdef, self.mesh)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Logits and hidden states of whole texts, compiled once per shape.
