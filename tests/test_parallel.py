@@ -46,12 +46,19 @@ def test_a_model_takes_a_whole_part_of_the_devices() -> None:
         parallel.local_mesh(2)
 
 
-def start(processes: int, devices: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """`tests.two_processes` in so many processes of so many simulated devices each."""
+def start(processes: int, devices: int, cache: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """`tests.two_processes` in so many processes of so many simulated devices each; what one compiles, later ones need not."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_NUM_PROCESSES": str(processes), "JAX_COORDINATOR_ADDRESS": address}
+    own = {
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.two_processes", *arguments],
@@ -76,8 +83,8 @@ def finish(job: list[subprocess.Popen[str]]) -> list[str]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run by one process of one device, by two of two, and by two of which one is killed and which then go on."""
     directory = tmp_path_factory.mktemp("processes")
-    finish(start(1, 1, "train", str(directory / "one"), str(UPDATES)))
-    finish(start(2, 2, "train", str(directory / "two"), str(UPDATES)))
+    finish(start(1, 1, directory / "cache", "train", str(directory / "one"), str(UPDATES)))
+    finish(start(2, 2, directory / "cache", "train", str(directory / "two"), str(UPDATES)))
     return directory
 
 
@@ -109,7 +116,7 @@ def test_two_processes_of_two_devices_are_as_good_as_one_of_one(runs: Path) -> N
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Path, tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"
-    job = start(2, 2, "train", str(run), str(UPDATES))
+    job = start(2, 2, runs / "cache", "train", str(run), str(UPDATES))
     try:
         deadline = time.monotonic() + 200
         while not list(run.glob("checkpoints/training/0*")):
@@ -125,5 +132,5 @@ def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Pa
     assert job[1 - victim].returncode not in (0, None)
     assert "process" in said or "task" in said
     assert not (run / "results.json").exists()
-    finish(start(2, 2, "train", str(run), str(UPDATES)))
+    finish(start(2, 2, runs / "cache", "train", str(run), str(UPDATES)))
     assert_same_run(run, runs / "two")
