@@ -20,13 +20,14 @@ from adaptive_jax.runs.records import named_leaves
 from tests.simulated_devices import CHECKS
 
 ROOT = Path(__file__).parents[1]
+FEW_PASSES = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # half the compilation
 UPDATES = 25  # enough for one to be killed in the middle
 
 
 @pytest.mark.parametrize("check", sorted(CHECKS))
 def test_on_eight_simulated_devices(check: str) -> None:
     command = [sys.executable, "-W", "error", "-m", "tests.simulated_devices", check]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=FEW_PASSES | {"JAX_NUM_CPU_DEVICES": "8"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "held\n"
 
@@ -57,13 +58,12 @@ def start(processes: int, devices: int, cache: Path, *arguments: str) -> list[su
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.two_processes", *arguments],
             cwd=ROOT,
-            env=os.environ | own | {"JAX_PROCESS_ID": str(number)},
+            env=FEW_PASSES | own | {"JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
