@@ -12,6 +12,7 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.environment import prompt
 from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.parallel import local_mesh
 from adaptive_jax.policies.fixed import mixed, static
 from adaptive_jax.policies.token import token_adapter
 from adaptive_jax.runs.adapters import load_adapter
@@ -35,6 +36,7 @@ __all__ = [
     "load_adapter",
     "load_lm",
     "load_problems",
+    "local_mesh",
     "mixed",
     "prompt",
     "rollout",

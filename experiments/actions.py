@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
-from adaptive_jax.decoding.prompt import problem_digest
 from adaptive_jax.evaluation.evaluate import ActionScores, score_actions
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.common import Config, Progress
+from experiments.transfer import asked_digest
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
@@ -38,8 +38,6 @@ def scored(
     Questions that the grader failed on are marked; see `ActionScores.known`.
     """
 
-    asked = problem_digest("\n".join(question.problem.question for question in environment.questions))
-
     def compute() -> dict[str, np.ndarray]:
         with Progress(name, len(environment) * len(actions) * completions, run.stop) as progress:
             scores = score_actions(
@@ -54,4 +52,4 @@ def scored(
         run.log(event="scored", stage=name, questions=len(environment), unknown=int((~scores.known).sum()))
         return vars(scores)
 
-    return ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked)))
+    return ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked_digest(environment))))

@@ -17,10 +17,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from adaptive_jax import parallel
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.learning.environment import Cot, Environment
 from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, TrainState, first_state, train, upcoming
-from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.schedule import TokenSchedule
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
@@ -53,7 +54,7 @@ ConfigT = TypeVar("ConfigT")
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DIVERGED = "diverged.npz"
-UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every")  # flags that change no number
+UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed")  # flags that change no number
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Config:
             first --limit problems are evaluated, the others trained on.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
+        skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.
         train_limit: how many problems are trained on, at most (512; 64 for a real model on a CPU).
         seeds: training seeds.
         seed: the first seed; fixes every draw.
@@ -74,8 +76,11 @@ class Config:
         run_dir: where results go (runs/<experiment>-<time> if not given); a run with checkpoints there goes on.
         resume: go on with the run in --run-dir, and start anew where it has no checkpoint yet.
         allow_changed: what may differ from the run that goes on, such as `code` or `updates`; an error names it.
-        rows: completions decoded side by side.
+        rows: completions decoded side by side, on all devices together.
         skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
+        distributed: join the other processes of this job on a TPU slice, under Slurm or on Kubernetes (the launch scripts give
+            it); elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+        model_parallel: devices that share one copy of the model, for those that do not fit one.
     """
 
     tiny_budgets: ClassVar[tuple[int, ...]] = (48, 64, 96)
@@ -85,6 +90,7 @@ class Config:
     dataset: str = "arithmetic"
     train_dataset: str | None = None
     limit: int = 1000
+    skip: int = 0
     train_limit: int | None = None
     seeds: int = 1
     seed: int = 0
@@ -95,10 +101,12 @@ class Config:
     allow_changed: tuple[str, ...] = ()
     rows: int = 128
     skip_bad: bool = False
+    distributed: bool = False
+    model_parallel: int = 1
 
     def __post_init__(self) -> None:
-        self.at_least(1, "limit", "train_limit", "seeds", "rows")
-        self.at_least(0, "seed")
+        self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
+        self.at_least(0, "seed", "skip")
         if any(budget < 1 for budget in self.budget):
             raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
         if self.resume and self.run_dir is None:
@@ -158,6 +166,10 @@ def launch(main: Callable[[ConfigT], object], config: type[ConfigT], description
     try:
         with asked_for():
             chosen = tyro.cli(config, description=description)
+            if getattr(chosen, "distributed", False):
+                parallel.connect()
+                if not parallel.chief():
+                    _CONSOLE.setLevel(logging.WARNING)
         main(chosen)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -181,8 +193,8 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
     SIGTERM and Ctrl-C end the run with what it has saved, a line that says where it is, and status 143 or 130; a disk that is
     full and a training that diverges end it with status 1, a checkpoint that is not of this run with status 2.
     """
-    path = config.run_dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     with asked_for():
+        path = config.run_dir or Path("runs") / parallel.by_chief(lambda: f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}")
         fingerprint = fingerprint_of(experiment, config, lm, splits)
         run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed)
     log.info("%s: results go to %s", experiment, path)
@@ -199,11 +211,17 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
-        np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
+        if parallel.chief():
+            np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
         print(f"error: {error}. The batch is in {path / DIVERGED}", file=sys.stderr)
         sys.exit(1)
     finally:
         run.close()
+
+
+def load_model(config: Config) -> LM:
+    """The model of an experiment, on all devices of this process; raises what `load_lm` and `local_mesh` raise."""
+    return load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
 
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") -> Fingerprint:
@@ -284,24 +302,25 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
     """
     trained = config.train_limit or (64 if config.slow else 512)
     watched = max(trained // 4, 1)
-    if config.dataset == "arithmetic" and config.train_dataset is None:
+    last = config.skip + config.limit
+    if config.dataset == "arithmetic" and config.train_dataset is None and not programs:
         return Splits(
-            test=load_problems("arithmetic", split="test", limit=config.limit),
+            test=load_problems("arithmetic", split="test", limit=last)[config.skip :],
             validation=load_problems("arithmetic", split="validation", limit=watched),
             train=load_problems("arithmetic", split="train", limit=trained),
         )
     problems = load_problems(config.dataset, split="test", skip_bad=config.skip_bad)
-    test = problems[: config.limit]
+    test = problems[config.skip : last]
     if config.train_dataset is not None:
         others = load_problems(config.train_dataset, split="train", skip_bad=config.skip_bad)
     elif Path(config.dataset).suffix:
-        others = problems[config.limit :]
+        others = problems[last:]
     else:
         try:
             others = load_problems(config.dataset, split="train", skip_bad=config.skip_bad)
         except ValueError as error:
             raise ValueError(f"{error}; give --train-dataset") from error
-    check_kind(config.dataset, (*problems, *others), programs=programs)
+    check_kind(f"--dataset {config.dataset}", (*problems, *others), programs=programs)
     held_out = {normalise_question(problem.question) for problem in test}
     unique: dict[str, Problem] = {}
     for problem in others:
@@ -320,13 +339,13 @@ def load_splits(config: Config, *, programs: bool = False) -> Splits:
     return Splits(test, others[:watched], others[watched : watched + trained])
 
 
-def check_kind(dataset: str, problems: Iterable[Problem], *, programs: bool) -> None:
-    """Raises ValueError where problems ask for programs and `programs` is not set, or the other way round."""
+def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:
+    """Raises ValueError, naming the flag, where problems ask for programs and `programs` is not set, or the other way round."""
     if any((problem.kind == "code") != programs for problem in problems):
         held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
         if programs:
             held, asked = "problems that ask for an answer", "programs: use math_sequence or math_token"
-        raise ValueError(f"--dataset {dataset} holds {held}, and this experiment asks for {asked}")
+        raise ValueError(f"{flag} holds {held}, and this experiment asks for {asked}")
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

@@ -30,11 +30,14 @@ from adaptive_jax.evaluation.choices import (
 )
 from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
-from adaptive_jax.evaluation.tables import paper_note, pass_caption, pass_table
-from adaptive_jax.learning.bandit import BanditSettings, Rule, Table, embeddings, train_bandit
+from adaptive_jax.evaluation.statistics import pass_at_k
+from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
+from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, train_bandit
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
+from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
-from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.model import LM
+from adaptive_jax.parallel import by_chief
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
@@ -42,11 +45,10 @@ from adaptive_jax.runs.directory import RunDirectory
 from adaptive_jax.runs.machine import environment
 from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic
-from adaptive_jax.tasks.loading import load_problems
-from adaptive_jax.tasks.problem import Problem, shared
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import Splits, asked_for, check_kind, launch, load_splits, open_run
+from experiments.common import asked_for, launch, load_model, load_splits, open_run
+from experiments.transfer import TransferConfig, environment_of, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
 
@@ -64,14 +66,12 @@ Estimate = Callable[[Asked, int], np.ndarray]  # each question's Pass@k, float [
 
 
 @dataclass(frozen=True)
-class MathSequence(SequenceConfig):
+class MathSequence(SequenceConfig, TransferConfig):
     """Train the sequence-level adapter and compare it with static baselines and LPO.
 
     Attributes:
         cot: how the problems are asked; mix asks them in both ways, and so has rows for all and none as well.
         actions: an action-set file that select_actions wrote (for tiny its own, otherwise greedy, 0.5, 1.0 and 1.25).
-        eval_dataset: problems of another distribution, a name or a file, that the same adapters are evaluated on too.
-        thinking: for chat templates that know thinking, whether it is on.
         completions: completions per question and action, at least 8.
         updates: policy-gradient updates per adapter and seed.
         learning_rate: of AdamW.
@@ -80,8 +80,6 @@ class MathSequence(SequenceConfig):
 
     cot: Cot = "mix"
     actions: Path | None = None
-    eval_dataset: str | None = None
-    thinking: bool | None = None
     completions: int = 8
     updates: int = 2000
     learning_rate: float = 1e-3
@@ -115,12 +113,13 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
     """The experiment on problems that ask for answers, or for programs; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm, settings = load_lm(config.model), config.settings
+        lm, settings = load_model(config), config.settings
         splits = load_splits(config, programs=programs)
-        problems = {"training": splits.train, "validation": splits.validation, config.dataset: splits.test}
-        if config.eval_dataset is not None:
-            problems[config.eval_dataset] = transfer_problems(config, splits, programs=programs)
-        parts = {name: environment_of(lm, part, config, allow_unsandboxed) for name, part in problems.items()}
+        ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
+        parts = {
+            name: environment_of(lm, part, ways, config, allow_unsandboxed=allow_unsandboxed)
+            for name, part in parts_of(config, splits, programs=programs).items()
+        }
         if programs:
             choose_tier(allow_unsandboxed)
     with open_run(experiment, config, lm, splits) as run:
@@ -131,31 +130,6 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
         table = compare(lm, tried, experiment, config, run)
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     return run.path
-
-
-def transfer_problems(config: MathSequence, splits: Splits, *, programs: bool) -> list[Problem]:
-    """The problems of --eval-dataset.
-
-    Raises:
-        ValueError: it is --dataset, it holds problems of the other kind, or some that are trained on.
-    """
-    name = str(config.eval_dataset)
-    if name == config.dataset:
-        raise ValueError(f"--eval-dataset {name} is --dataset, which is evaluated anyway: give another one")
-    found = load_problems(name, limit=config.limit, skip_bad=config.skip_bad)
-    check_kind(name, found, programs=programs)
-    if seen := shared(found, [*splits.train, *splits.validation]):
-        raise ValueError(f"--eval-dataset {name} shares {len(seen)} problems with those trained on: give another one")
-    return found
-
-
-def environment_of(lm: LM, problems: Sequence[Problem], config: MathSequence, allow_unsandboxed: bool) -> Environment:
-    """The problems, under mix in both ways."""
-    ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
-    asked = [question for way in ways for question in questions(problems, way)]
-    found = Environment(lm, asked, thinking=config.thinking, allow_unsandboxed=allow_unsandboxed)
-    found.check(max(config.budgets))
-    return found
 
 
 class Part:
@@ -257,7 +231,8 @@ def trained(
         lm.config.hidden_size, actions, pooling=config.pooling, sees_samples=sees_samples, samples_scale=LARGEST, seed=seed
     )
     settings = BanditSettings(updates=config.updates, samples=SAMPLES, rule=rule, learning_rate=config.learning_rate, seed=seed)
-    table = Table(jnp.asarray(training.last), jnp.asarray(training.mean), jnp.asarray(training.wins, jnp.float32))
+    rates = jnp.asarray([pass_at_k(training.wins, k) for k in SAMPLES], jnp.float32)
+    table = Table(jnp.asarray(training.last), jnp.asarray(training.mean), rates)
 
     def compute() -> dict[str, np.ndarray]:
         best, kept = -1.0, start
@@ -272,7 +247,7 @@ def trained(
 
     params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, given=actions))
     adapter = dataclasses.replace(start, params=params)
-    save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint)
+    by_chief(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint))
     return adapter
 
 
@@ -293,10 +268,11 @@ def report(
         run.write_json(f"{prefix}results.json", content)
         for budget in dict.fromkeys(row.budget for row in own):
             shown = [row for row in own if row.budget == budget]
-            texts += [pass_caption(lm.name, dataset, shown), pass_table(shown, [f"pass@{k}" for k in SAMPLES])]
-            pass_figure(run.path / f"{prefix}pass_at_k_b{budget}.png", shown, names)
-        texts.append(paper_note(lm.name, dataset))
-    tables = "\n".join(filter(None, texts))
+            paper = paper_values(lm.name, dataset, "sequence adapter, budget")
+            texts += [pass_caption(lm.name, dataset, shown), pass_table(shown, [f"pass@{k}" for k in SAMPLES], paper)]
+            draw = functools.partial(pass_figure, rows=shown, trained=names)
+            run.write_file(f"{prefix}pass_at_k_b{budget}.png", draw)
+    tables = "\n".join(texts)
     run.write_text("results.md", tables)
     return tables
 

@@ -1,4 +1,4 @@
-"""Train the token-level adapter by REINFORCE and compare it with static baselines, at several token budgets.
+"""Train the token-level adapter by REINFORCE and compare it with static baselines and LPO, at several token budgets.
 
     uv run python -m experiments.math_token
     uv run python -m experiments.math_token --model smollm2 --dataset gsm8k_test.jsonl --limit 64 --budget 96
@@ -10,8 +10,10 @@ run that was cut off, and comes to the same bits.
 """
 
 import dataclasses
+import functools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,52 +24,98 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
-from adaptive_jax.evaluation.results import Row, caption, markdown_table, results_json, rows_of
-from adaptive_jax.learning.environment import Environment, questions
+from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json
+from adaptive_jax.evaluation.statistics import mean_of_known
+from adaptive_jax.evaluation.tables import paper_values, pass_table
+from adaptive_jax.learning.environment import Environment
+from adaptive_jax.learning.lpo import Rule
+from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
-from adaptive_jax.lm.model import LM, load_lm
-from adaptive_jax.policies.fixed import mixed, static
+from adaptive_jax.parallel import by_chief, total
+from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.stopping import Stop
-from experiments.common import Progress, TrainingConfig, asked_for, fork_schedule, launch, load_splits, open_run, train_stage
+from experiments.common import (
+    Progress,
+    TrainingConfig,
+    asked_for,
+    fork_schedule,
+    launch,
+    load_model,
+    load_splits,
+    open_run,
+    train_stage,
+)
+from experiments.transfer import TransferConfig, asked_digest, environment_of, parts_of
 
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
-ADAPTERS: dict[str, tuple[str, Inputs]] = {
-    "entropy-only": ("entropy-only", "entropy"),
-    "token-adapter-no-budget": ("token adapter, no budget", "hidden"),
-    MAIN: ("token adapter, budget", "hidden+budget"),
+BEST, MIXED, SCHEDULE, ORACLE = "best static", "mixed static", "hand-written schedule", "oracle"
+# method -> name, what it sees, how it learns
+ADAPTERS: dict[str, tuple[str, Inputs, Rule]] = {
+    "entropy-only": ("entropy-only", "entropy", "reinforce"),
+    "lpo": ("LPO", "hidden", "lpo"),
+    "token-adapter-no-budget": ("token adapter, no budget", "hidden", "reinforce"),
+    MAIN: ("token adapter, budget", "hidden+budget", "reinforce"),
 }
+COLUMNS = (BEST, MIXED, "LPO", "token adapter, no budget", "token adapter, budget")  # the paper's
+LAYOUT = (
+    "In the layout of the paper's tables. The best static setting is chosen on validation problems, for each metric and token "
+    "budget anew; the oracle takes each question's best action by the very completions that it is scored on, which is "
+    "optimistic.\n"
+)
+VALIDATIONS = 4  # completions per validation question and action that the best static one is chosen by
+
+Estimates = dict[tuple[str, int], np.ndarray]  # (data set, k) -> each question's Pass@k, float [Q, K]
 
 
 @dataclass(frozen=True)
-class MathToken(TrainingConfig):
-    """Train the token-level adapter and compare it with static baselines.
+class MathToken(TrainingConfig, TransferConfig):
+    """Train the token-level adapter and compare it with static baselines and LPO.
 
     Attributes:
+        actions: an action-set file that select_actions wrote (otherwise greedy, 0.5, 1.0 and 1.25).
         prompts: prompts per update, each with its own draw of the token budget (32; 8 for a real model on a CPU).
         completions: completions per prompt in training, for the leave-one-out baseline.
+        samples: sampling budget B of the reward, less than --completions: the adapters are trained for Pass@B (not LPO), and
+            Pass@B is evaluated beside Pass@1.
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy in the loss; falls linearly to a tenth.
         validate_every: updates between two validations.
     """
 
+    actions: Path | None = None
     prompts: int | None = None
     completions: int = 8
+    samples: int = 1
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
     validate_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(1, "prompts", "validate_every")
+        self.at_least(1, "prompts", "samples", "validate_every")
         self.at_least(2, "completions")
         self.at_least(0, "learning_rate", "entropy_bonus")
+        if self.samples >= self.completions:
+            raise ValueError(f"--samples {self.samples}: give less than --completions, which is {self.completions}")
 
-    def settings(self, seed: int) -> TrainSettings:
+    @functools.cached_property
+    def action_set(self) -> list[SamplingParams]:
+        """The actions to choose from."""
+        if self.actions is not None:
+            return load_actions(self.actions)
+        return [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The k of the Pass@k that is evaluated."""
+        return (1, self.samples) if self.samples > 1 else (1,)
+
+    def settings(self, seed: int, rule: Rule = "reinforce") -> TrainSettings:
         """The learner's settings of one training seed."""
         return TrainSettings(
             updates=self.updates or (6 if self.slow else 60),
@@ -76,6 +124,8 @@ class MathToken(TrainingConfig):
             budgets=self.budgets,
             learning_rate=self.learning_rate,
             entropy_bonus=self.entropy_bonus,
+            rule=rule,
+            samples=self.samples,
             rows=self.rows,
             seed=seed,
         )
@@ -85,80 +135,156 @@ def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm = load_lm(config.model)
+        lm, actions = load_model(config), config.action_set
         splits = load_splits(config)
-        test = Environment(lm, questions(splits.test, config.cot))
-        training = Environment(lm, questions(splits.train, config.cot))
-        validation = Environment(lm, questions(splits.validation, config.cot))
-        for environment in (test, training, validation):
-            environment.check(max(config.budgets))
+        parts = {name: environment_of(lm, part, [config.cot], config) for name, part in parts_of(config, splits).items()}
     with open_run("math_token", config, lm, splits) as run:
-        log.info(
-            "%s: %.1fM parameters on %s; %d questions to evaluate, %d to train on",
-            lm.name,
-            lm.num_parameters / 1e6,
-            jax.devices()[0].device_kind,
-            len(test),
-            len(training),
-        )
-        table = compare(test, training, validation, config, run)
+        log.info("%s: %.1fM parameters on %s", lm.name, lm.num_parameters / 1e6, jax.devices()[0].device_kind)
+        log.info("questions: %s", ", ".join(f"{len(environment)} of {name}" for name, environment in parts.items()))
+        log.info("%d actions: %s", len(actions), "; ".join(map(setting_name, actions)))
+        table = Comparison(parts, config, run).run()
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     return run.path
 
 
-def compare(test: Environment, training: Environment, validation: Environment, config: MathToken, run: RunDirectory) -> str:
-    """Evaluate the baselines, train and evaluate the adapters; returns the table. Results are written as they come."""
-    lm, budgets, rows, verdicts = test.lm, config.budgets, list[Row](), dict[str, np.ndarray]()
-    resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
-    run.log(event="settings", test=len(test), training=len(training), validation=len(validation), **resolved)
+class Comparison:
+    """Every method on the same problems and draws; results are written as they come.
 
-    def report(method: str, runs: list[Scores]) -> str:
-        rows.extend(rows_of(method, config.cot, budgets, runs))
-        verdicts[method] = np.sum([scores.verdicts for scores in runs], axis=0)
-        run.write_json("results.json", results_json("math_token", lm.name, config.dataset, rows, verdicts))
-        table = caption(lm.name, config.dataset, rows) + "\n" + markdown_table(rows)
-        run.write_text("results.md", table)
-        return table
+    Args:
+        parts: problems to train on, to validate with, and then the data sets to evaluate, by name.
+        config, run: of the experiment.
+    """
 
-    for name, policy in baselines(lm, config).items():
-        report(name, [score(test, policy, name, config, run)])
-    usable = {seed: opening_pass(training, config, seed, run) for seed in config.training_seeds}
-    curves: dict[str, list[Metrics]] = {}
-    for method, (name, inputs) in ADAPTERS.items():
-        scores = []
-        for seed in config.training_seeds:
-            adapter, curve = train_adapter(training, validation, config, method, inputs, seed, usable[seed], run)
-            curves.setdefault(name, curve)
-            scores.append(score(test, adapter, f"{name}, seed {seed}", config, run))
-        table = report(name, scores)
-    training_figure(run.path / "training.png", curves, [f"T = {t:g}" if t else "greedy" for t in PAPER_ACTIONS])
-    budget_figure(run.path / "budgets.png", rows, trained=[name for name, _ in ADAPTERS.values()])
-    return table
+    def __init__(self, parts: dict[str, Environment], config: MathToken, run: RunDirectory):
+        self._config, self._run = config, run
+        (_, self._training), (_, self._validation), *evaluated = parts.items()
+        self._evaluated = dict(evaluated)
+        self._rows: dict[str, list[Row]] = {name: [] for name in self._evaluated}
+        self._verdicts: dict[str, dict[str, np.ndarray]] = {name: {} for name in self._evaluated}
+        self._best: Estimates = {}
+
+    def run(self) -> str:
+        """Evaluate what learns nothing, train and evaluate the adapters; returns the tables."""
+        config, run = self._config, self._run
+        sizes = {name: len(environment) for name, environment in self._evaluated.items()}
+        resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
+        run.log(event="settings", questions=sizes, training=len(self._training), validation=len(self._validation), **resolved)
+        self._baselines()
+        usable = {seed: opening_pass(self._training, config, seed, run) for seed in config.training_seeds}
+        curves: dict[str, list[Metrics]] = {}
+        for method, (name, _, _) in ADAPTERS.items():
+            scores = []
+            for seed in config.training_seeds:
+                adapter, curve = train_adapter(self._training, self._validation, config, method, seed, usable[seed], run)
+                curves.setdefault(name, curve)
+                scores.append(self._scores(f"{name}, seed {seed}", adapter))
+            self._add(name, scores)
+        names = [setting_name(action) for action in config.action_set]
+        run.write_file("training.png", lambda path: training_figure(path, curves, names))
+        return self._report(figures=True)
+
+    def _baselines(self) -> None:
+        """What learns nothing: each action alone, the best of them, a random one for each completion, the hand-written schedule
+        where it is known what the texts look like, and for each question the action that its own completions are best under."""
+        config = self._config
+        statics = {static_name(action): mixed([action]) for action in config.action_set}
+        tries = max(VALIDATIONS, *config.counts)
+        known = [
+            score(self._validation, policy, f"validating {name}", config, self._run, completions=tries)
+            for name, policy in statics.items()
+        ]
+        found = {name: self._scores(name, policy) for name, policy in statics.items()}
+        oracle: Estimates = {}
+        for k in config.counts:
+            best = np.argmax([mean_of_known(scores.pass_at(k)) for scores in known], axis=0)  # int [K], for each budget
+            names = {f"b = {b}": [*statics][action] for b, action in zip(config.budgets, best, strict=True)}
+            self._run.log(event=BEST, metric=f"pass@{k}", **names)
+            log.info("best static on validation, Pass@%d: %s", k, ", ".join(f"{n} at {b}" for b, n in names.items()))
+            for dataset in self._evaluated:
+                every = np.stack([scores[dataset].pass_at(k) for scores in found.values()])  # [A, Q, K]
+                self._best[dataset, k] = every[best, :, np.arange(len(best))].T
+                oracle[dataset, k] = every.max(axis=0)
+        for name, scores in found.items():
+            self._add(name, [scores])
+        self._add_estimates(BEST, [self._best])
+        self._add(MIXED, [self._scores(MIXED, mixed(config.action_set))])
+        if config.model == "tiny" and config.dataset == "arithmetic":
+            self._add(SCHEDULE, [self._scores(SCHEDULE, fork_schedule(self._training.lm))])
+        self._add_estimates(ORACLE, [oracle])
+
+    def _scores(self, name: str, policy: Policy) -> dict[str, Scores]:
+        """A policy on each data set."""
+        found = {}
+        for number, (dataset, environment) in enumerate(self._evaluated.items()):
+            stage = f"evaluating {name}" + (", transfer" if number else "")
+            tries = max(self._config.counts)
+            found[dataset] = score(environment, policy, stage, self._config, self._run, completions=tries)
+        return found
+
+    def _add(self, method: str, runs: Sequence[dict[str, Scores]]) -> None:
+        """What a method reached, in each training seed."""
+        for dataset in self._evaluated:
+            self._verdicts[dataset][method] = np.sum([scores[dataset].verdicts for scores in runs], axis=0)
+        counts = self._config.counts
+        self._add_estimates(method, [{(name, k): own[name].pass_at(k) for name in own for k in counts} for own in runs])
+
+    def _add_estimates(self, method: str, runs: Sequence[Estimates]) -> None:
+        for dataset, k in self._best:
+            over = None if method == BEST else (BEST, self._best[dataset, k])
+            values = [estimates[dataset, k] for estimates in runs]
+            self._rows[dataset] += budget_rows(method, self._config.cot, f"pass@{k}", self._config.budgets, values, over)
+        self._report()
+
+    def _report(self, *, figures: bool = False) -> str:
+        """Write results.json, results.md and the figures; those of --eval-dataset are called transfer. Returns the tables."""
+        name, texts = self._training.lm.name, []
+        for number, (dataset, rows) in enumerate(self._rows.items()):
+            prefix = "transfer-" if number else ""
+            content = results_json("math_token", name, dataset, rows, self._verdicts[dataset])
+            self._run.write_json(f"{prefix}results.json", content)
+            for k in self._config.counts:
+                own = [row for row in rows if row.metric == f"pass@{k}"]
+                texts += [caption(name, dataset, own), markdown_table(own)]
+            shown = [row for column in COLUMNS for row in rows if row.method == column]
+            metrics, paper = [f"pass@{k}" for k in self._config.counts], paper_values(name, dataset, COLUMNS[-1])
+            texts += [LAYOUT, pass_table(shown, metrics, paper)] if shown else []
+            if figures:
+                drawn = [row for row in rows if row.metric == "pass@1" and row.method != BEST]
+                draw = functools.partial(budget_figure, rows=drawn, trained=[name for name, _, _ in ADAPTERS.values()])
+                self._run.write_file(f"{prefix}budgets.png", draw)
+        tables = "\n".join(texts)
+        self._run.write_text("results.md", tables)
+        return tables
 
 
-def baselines(lm: LM, config: MathToken) -> dict[str, Policy]:
-    """The policies that learn nothing: each action alone, a random one per completion, and where it is known what the texts
-    look like (the embedded model's own task), the hand-written schedule."""
-    settings = [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
-    policies: dict[str, Policy] = {"greedy" if t == 0 else f"static {t:g}": static(t) for t in PAPER_ACTIONS}
-    policies["mixed static"] = mixed(settings)
-    if config.model == "tiny" and config.dataset == "arithmetic":
-        policies["hand-written schedule"] = fork_schedule(lm)
-    return policies
+def static_name(action: SamplingParams) -> str:
+    """Such as "static 0.5" or "greedy"."""
+    name = setting_name(action)
+    return name if name == "greedy" else "static " + name.removeprefix("T ")
 
 
-def score(environment: Environment, policy: Policy, name: str, config: MathToken, run: RunDirectory) -> Scores:
-    """Pass@1 of a policy at every budget, with the same draws for every policy."""
-    budgets, label = config.budgets, f"evaluating {name}"
+def score(
+    environment: Environment, policy: Policy, stage: str, config: MathToken, run: RunDirectory, *, completions: int
+) -> Scores:
+    """A policy on all questions at every budget, with the same draws for every policy."""
+    budgets = config.budgets
 
     def compute() -> dict[str, np.ndarray]:
-        with Progress(label, len(environment) * (len(budgets) if policy.sees_budget else 1), run.stop) as progress:
-            key = jax.random.key(config.seed)
-            scores = evaluate(environment, policy, budgets, key=key, rows=config.rows, on_progress=progress.at_least)
+        total = len(environment) * completions * (len(budgets) if policy.sees_budget else 1)
+        with Progress(stage, total, run.stop) as progress:
+            scores = evaluate(
+                environment,
+                policy,
+                budgets,
+                key=jax.random.key(config.seed),
+                completions=completions,
+                rows=config.rows,
+                on_progress=progress.at_least,
+            )
         return vars(scores)
 
-    scores = Scores(**run.stage(label, compute, given=policy))
-    log.info("%-32s %s", name, "  ".join(f"{100 * value:5.1f}" for value in scores.accuracy()))
+    scores = Scores(**run.stage(stage, compute, given=(policy, asked_digest(environment))))
+    log.info("%-42s %s", stage, "  ".join(f"{100 * value:5.1f}" for value in scores.accuracy()))
     return scores
 
 
@@ -167,7 +293,7 @@ def opening_pass(training: Environment, config: MathToken, seed: int, run: RunDi
 
     Where none does, all of them: the run goes on, and later draws may still find a signal.
     """
-    uniform = token_adapter(training.lm.config.hidden_size, inputs="entropy", budget_scale=max(config.budgets), seed=seed)
+    uniform = untrained(training, "entropy", config, seed)
     settings, label = config.settings(seed), f"opening pass, seed {seed}"
 
     def compute() -> dict[str, np.ndarray]:
@@ -186,36 +312,41 @@ def opening_pass(training: Environment, config: MathToken, seed: int, run: RunDi
     return usable
 
 
+def untrained(training: Environment, inputs: Inputs, config: MathToken, seed: int) -> TokenAdapter:
+    """The adapter that a training starts from."""
+    actions, scale = SamplingParams.stack(config.action_set), max(config.budgets)
+    return token_adapter(training.lm.config.hidden_size, inputs=inputs, actions=actions, budget_scale=scale, seed=seed)
+
+
 def train_adapter(
     training: Environment,
     validation: Environment,
     config: MathToken,
     method: str,
-    inputs: Inputs,
     seed: int,
     usable: np.ndarray,
     run: RunDirectory,
 ) -> tuple[TokenAdapter, list[Metrics]]:
     """One adapter trained and saved, and its metrics per update."""
-    settings = config.settings(seed)
+    name, inputs, rule = ADAPTERS[method]
+    settings = config.settings(seed, rule)
 
     def measure(state: TrainState) -> Metrics:
         due = state.update % config.validate_every == 0 or state.update in (1, settings.updates)
         validated = {"validation_reward": validate(validation, state.adapter, settings, run.stop)} if due else {}
         return {"method": method, "seed": seed} | validated
 
-    hidden_size = training.lm.config.hidden_size
     adapter, curve = train_stage(
         run,
-        f"training {ADAPTERS[method][0]}, seed {seed}",
+        f"training {name}, seed {seed}",
         training,
-        token_adapter(hidden_size, inputs=inputs, budget_scale=max(config.budgets), seed=seed),
+        untrained(training, inputs, config, seed),
         settings,
         config,
         usable=usable,
         measure=measure,
     )
-    save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint)
+    by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint))
     return adapter, curve
 
 
@@ -225,7 +356,8 @@ def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSet
     asked = np.arange(len(environment))
     once = dataclasses.replace(settings, completions=1)
     _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0, on_progress=lambda _: stop.check())
-    return float((rewards * valid).sum() / max(valid.sum(), 1))
+    solved, known = total(np.array([(rewards * valid).sum(), valid.sum()], float))
+    return float(solved / max(known, 1))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,9 @@ from adaptive_jax.learning.selection import (
     setting_name,
     top_by_mean,
 )
-from adaptive_jax.lm.model import load_lm
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_splits, open_run
+from experiments.common import asked_for, launch, load_model, load_splits, open_run
 
 log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
 
@@ -71,7 +70,7 @@ def main(config: SelectActions) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
     with asked_for():
-        lm = load_lm(config.model)
+        lm = load_model(config)
         splits = load_splits(config)
         validation = Environment(lm, questions(splits.validation, config.cot))
         test = Environment(lm, questions(splits.test, config.cot))
@@ -90,7 +89,7 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
     wins = tried.wins[:, tried.known].reshape(-1, len(settings), config.completions)  # a problem at a token budget is one x_i
     rates = expected_rewards(wins, SAMPLES)
     chosen = {GREEDY: greedy_coverage(rates, config.size), TOP: top_by_mean(rates, config.size)}
-    save_actions(run.path / "actions.json", [settings[index] for index in chosen[GREEDY]])
+    run.write_file("actions.json", lambda path: save_actions(path, [settings[index] for index in chosen[GREEDY]]))
 
     union = sorted({index for indices in chosen.values() for index in indices})
     again = [settings[index] for index in union]
@@ -111,7 +110,7 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
             rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), config, gain if method == GREEDY else None))
     name, verdicts = validation.lm.name, {"all candidates": tried.verdicts, "selected, held out": held_out.verdicts}
     run.write_json("results.json", results_json("select_actions", name, config.dataset, rows, verdicts))
-    coverage_figure(run.path / "coverage.png", rows)
+    run.write_file("coverage.png", lambda path: coverage_figure(path, rows))
     names = {method: [setting_name(settings[index]) for index in indices] for method, indices in chosen.items()}
     table = coverage_table(rows, names, name, config.dataset)
     run.write_text("results.md", table)

@@ -23,7 +23,7 @@ process=$(hostname)${SLURM_PROCID:+-$SLURM_PROCID}
 log=$RUN_ROOT/logs/$name/$process-$(date +%Y%m%d-%H%M%S).log
 # Only process 0 writes the cache and all read it, so it lies where every host sees it.
 command=(env JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$RUN_ROOT/jax-cache}"
-  uv run --no-sync python -m "$module" "$@" --run-dir "$run_dir" --resume)
+  uv run --no-sync python -m "$module" "$@" --run-dir "$run_dir" --resume --distributed)
 if [[ -n $DRY_RUN ]]; then
   run "${command[@]}"
   exit

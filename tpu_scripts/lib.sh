@@ -49,6 +49,7 @@ check_run() {
   for word in "${@:3}"; do
     case $word in
       --run-dir | --run-dir=* | --resume) misused "leave out $word: the run's name says where it is and what it resumes" ;;
+      --distributed) misused "leave out $word: it is always given" ;;
     esac
   done
 }

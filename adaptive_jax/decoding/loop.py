@@ -128,8 +128,8 @@ def _uniforms(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "size"))
-def empty_state(decoder: Decoder, hidden: jax.Array, key: jax.Array, *, rows: int, size: int) -> DecodeState:
-    """A state of dead rows over a ring of `size` columns; `hidden` [.., D] gives width and dtype, `key` is any typed key.
+def empty_state(decoder: Decoder, key: jax.Array, hidden: jax.Array, *, rows: int, size: int) -> DecodeState:
+    """A state of dead rows over a ring of `size` columns; `key` is any typed key, `hidden` [.., D] gives width and dtype.
 
     Jitted so that every field owns its buffer: the state is donated, and a buffer can be donated once.
     """

@@ -6,6 +6,9 @@ ones, and decides how long the ring of cache columns is.
 Attention costs by the column, and most completions are much shorter than the longest. So a rollout begins with a short ring.
 A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,
 or little else is left, all go over to a ring that holds the longest completion; and back, when few rows need it any more.
+
+Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A prompt's
+completions stay in the lane in which it was prefilled, so nothing is sent between devices.
 """
 
 from collections import deque
@@ -19,13 +22,14 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, Batch, Shelf, prefill_width, round_up, waves
+from adaptive_jax.decoding.waiting import Admissions, Batch, Shelf, lane_of, prefill_width, round_up, waves
 from adaptive_jax.lm.decoder import Decoder
+from adaptive_jax.parallel import Lanes
 
 SHORT_SHARE = 4  # the short ring leaves a completion a quarter of the longest budget; there is none
 SHORT_BUDGET = 64  # where that would be fewer tokens than this
 WORTH_CHANGING = 0.6  # and none where it is more than this share of the long one: prompts are most of it
-FEW_ROWS = 16  # with fewer rows there is nothing to gain from fewer still
+FEW_ROWS = 16  # with fewer rows a lane there is nothing to gain from fewer still
 WORTHWHILE = 128  # steps that must be left to take fewer rows: another number of rows is another compilation
 
 
@@ -50,14 +54,15 @@ def rollout(
     the order of the prompts or what else is in the batch.
 
     Args:
-        decoder: the frozen language model.
+        decoder: the frozen language model; it decodes on the devices that its parameters are on.
         policy: chooses the sampling action of each completion or step.
         prompts: N / G of them.
         key: typed PRNG key.
         stop_ids: tokens that end a completion.
         completions: G, per prompt; also the sampling budget B that the policy sees.
-        rows: how many completions are decoded side by side. Their cache is the largest thing in memory: rows times the
-            columns of the longest prompt and budget, and when the ring grows for a moment that and twice the short ring.
+        rows: how many completions are decoded side by side, rounded up to a multiple of the devices. Their cache is the
+            largest thing in memory: rows times the columns of the longest prompt and budget, and when the ring grows for a
+            moment that and twice the short ring.
         chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
@@ -96,15 +101,19 @@ class _Rollout:
         chunk: int,
         longest: int,
     ):
-        self._decoder, self._policy, self._key, self._chunk = decoder, policy, key, chunk
-        self._stop_ids = jnp.asarray(stop_ids, jnp.int32)
-        self._admissions = Admissions(prompts, completions, key)
+        self._lanes = lanes = Lanes.of(decoder)
+        self._decoder, self._chunk = decoder, chunk
+        stops = jnp.asarray(stop_ids, jnp.int32)
+        self._policy, self._key, self._stop_ids = lanes.replicate((policy, key, stops))
+        self._admissions = Admissions(lanes, prompts, completions, key)
         self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids)
         self._unstarted = len(prompts) * completions  # completions that have had no row yet
-        rows = min(rows, self._unstarted)
-        self._waves = waves(decoder, prompts, completions, -(-rows // completions))
-        self._wave: Batch | None = self._next_wave()
-        self._hidden = self._wave.prefill.last[:1]  # a model for the shape of hidden states
+        rows = -(-min(rows, self._unstarted) // lanes.count)  # of each lane
+        self._waves = waves(decoder, lanes, prompts, completions, -(-rows // completions))
+        self._started: deque[Batch] = deque()  # waves of which some completions wait
+        self._next_wave()
+        last = self._started[0].prefill.last
+        self._hidden = last[:1] if lanes.mesh is None else last[:, :1]  # a model for the shape of hidden states
         self._resumable: deque[Batch] = deque()  # suspended completions that fit the ring
         self._shelf: Shelf | None = None  # those that have outgrown it
         self._parked: list[Batch] = []  # those that were too long for it at its start
@@ -130,11 +139,16 @@ class _Rollout:
                 self._fill()
             if not self._busy.any():
                 return self._harvest.build()
-            self._state, outputs = loop.decode_chunk(
-                self._decoder, self._policy, self._stop_ids, self._state, size=self._size, chunk=self._chunk
+            self._state, outputs = self._lanes.call(
+                loop.decode_chunk,
+                (self._decoder, self._policy, self._stop_ids),
+                (self._state,),
+                donate=1,
+                size=self._size,
+                chunk=self._chunk,
             )
-            self._harvest.collect(outputs, self._row)
-            over = np.flatnonzero(self._busy & ~np.asarray(self._state.alive))
+            self._harvest.collect(jax.tree.map(lambda x: self._lanes.join(x, 1), outputs), self._row)
+            over = np.flatnonzero(self._busy & ~self._lanes.join(self._state.alive))
             if on_ended is not None and len(over):
                 on_ended(self._row[over], *self._harvest.completions(self._row[over]))
             self._row[over] = -1
@@ -143,10 +157,10 @@ class _Rollout:
                 on_progress(ended)
 
     def _start(self, rows: int, size: int) -> None:
-        """Rows without completions over a ring of `size` columns."""
+        """`rows` rows in each lane, without completions, over a ring of `size` columns."""
         self._size = size
-        self._row = np.full(rows, -1)  # the completion that each row works on
-        self._state = loop.empty_state(self._decoder, self._hidden, self._key, rows=rows, size=size)
+        self._row = np.full(rows * self._lanes.count, -1)  # the completion that each row works on
+        self._state = self._lanes.call(loop.empty_state, (self._decoder, self._key), (self._hidden,), rows=rows, size=size)
 
     @property
     def _busy(self) -> np.ndarray:
@@ -158,27 +172,43 @@ class _Rollout:
         return self._admissions.prompt_lengths[completions] + budgets
 
     def _fill(self) -> None:
-        """Give the free rows to waiting completions: suspended ones first."""
-        while len(free := np.flatnonzero(~self._busy)):
-            if self._resumable:
-                batch, rest = self._resumable.popleft().split(len(free))
-                if len(rest.completions):
-                    self._resumable.appendleft(rest)
-            elif self._unstarted:
-                batch, rest = (self._wave or self._next_wave()).split(len(free))
-                self._wave = rest if len(rest.completions) else None  # its prefill is large
-                self._unstarted -= len(batch.completions)
-            else:
-                return
-            rows = free[: len(batch.completions)]
-            self._row[rows] = batch.completions
-            admission = self._admissions.of(batch, rows, len(self._row), self._harvest)
-            self._state = loop.admit(self._decoder, self._policy, self._state, batch.prefill, admission)
+        """Give the free rows to waiting completions of their lanes: suspended ones first."""
+        while any(map(len, free := self._free())):
+            if not self._admit(self._resumable, free):
+                while not self._admit(self._started, free):
+                    if not self._next_wave():
+                        return
 
-    def _next_wave(self) -> Batch:
-        wave = next(self._waves)
-        self._harvest.prompt_tokens += wave.prompt_tokens
-        return wave
+    def _free(self) -> list[np.ndarray]:
+        """The free rows of each lane."""
+        lanes = np.split(np.arange(len(self._row)), self._lanes.count)
+        return [rows[self._row[rows] < 0] for rows in lanes]
+
+    def _admit(self, waiting: deque[Batch], free: list[np.ndarray]) -> bool:
+        """Give rows to the completions of one of the batches that wait; False if there's a row for none of them."""
+        for place, batch in enumerate(waiting):
+            taken, rows, rest = batch.take(free)
+            if not len(rows):
+                continue
+            waiting[place] = rest
+            if not len(rest.completions):
+                del waiting[place]  # what it was prefilled into is large
+            self._unstarted -= len(rows) if waiting is self._started else 0
+            self._row[rows] = taken.completions
+            admission = self._admissions.of(taken, rows, len(self._row), self._harvest)
+            self._state = self._lanes.call(
+                loop.admit, (self._decoder, self._policy), (self._state, batch.prefill, admission), donate=1
+            )
+            return True
+        return False
+
+    def _next_wave(self) -> bool:
+        """Prefill more prompts; False if there are no more."""
+        wave = next(self._waves, None)
+        if wave is not None:
+            self._harvest.prompt_tokens += wave.prompt_tokens
+            self._started.append(wave)
+        return wave is not None
 
     def _suspend_outgrown(self) -> None:
         """Take completions that need more columns than the ring has out of their rows; a longer ring if there are too many."""
@@ -187,37 +217,47 @@ class _Rollout:
         if not len(outgrown):
             return
         if self._shelf is None:
-            self._shelf = Shelf(self._decoder, self._hidden, len(self._row), self._size)
-        if len(outgrown) <= self._shelf.room:
+            self._shelf = Shelf(self._decoder, self._lanes, self._hidden, self._rows, self._size)
+        if self._shelf.has_room(self._lane(outgrown)):
             self._suspend(outgrown, self._shelf)
         else:
-            self._move(len(self._row), self._long)
+            self._move(self._rows, self._long)
 
     def _suspend(self, rows: np.ndarray, shelf: Shelf) -> None:
         completions = self._row[rows]
-        self._admissions.remember(completions, np.asarray(self._state.held)[rows])
-        self._state = shelf.add(self._decoder, self._state, rows, completions)
+        self._admissions.remember(completions, self._lanes.join(self._state.held)[rows])
+        self._state = shelf.add(self._state, rows, completions)
         self._row[rows] = -1
 
     def _better_layout(self) -> tuple[int, int] | None:
-        """Rows and columns of a ring that suits what is left better than this one, or None. Called when rows are filled."""
-        rows, busy = len(self._row), int(self._busy.sum())
-        active = self._row[self._busy]
-        suspended = (self._shelf.count if self._shelf else 0) + sum(len(batch.completions) for batch in self._parked)
-        if suspended and 4 * busy <= 3 * rows:  # they are all that waits
-            while rows >= FEW_ROWS and 4 * (busy + suspended) <= rows:
+        """Rows of a lane and columns of a ring that suits what is left better, or None. Called when rows are filled."""
+        rows, active = self._rows, self._row[self._busy]
+        busy = np.bincount(self._lane(np.flatnonzero(self._busy)), minlength=self._lanes.count)
+        suspended = sum((batch.per_lane(self._lanes.count) for batch in self._parked), np.zeros_like(busy))
+        if self._shelf is not None:
+            suspended = suspended + self._shelf.batch().per_lane(self._lanes.count)
+        if suspended.any() and 4 * busy.sum() <= 3 * len(self._row):  # they are all that waits
+            while rows >= FEW_ROWS and 4 * (busy + suspended).max() <= rows:
                 rows //= 4
             return rows, self._long
         left = self._admissions.budgets[active] - self._harvest.lengths[active]
-        if rows >= FEW_ROWS and 4 * busy <= rows and left.max(initial=0) >= WORTHWHILE:
+        if rows >= FEW_ROWS and 4 * busy.max() <= rows and left.max(initial=0) >= WORTHWHILE:
             return rows // 4, self._size
-        few_long = 8 * np.sum(self._needs(active) > self._short) <= rows
-        if self._size > self._short and few_long and self._unstarted >= rows and not self._resumable:
+        few_long = 8 * np.sum(self._needs(active) > self._short) <= len(self._row)
+        if self._size > self._short and few_long and self._unstarted >= len(self._row) and not self._resumable:
             return rows, self._short
         return None
 
+    @property
+    def _rows(self) -> int:
+        """Rows of a lane."""
+        return len(self._row) // self._lanes.count
+
+    def _lane(self, rows: np.ndarray) -> np.ndarray:
+        return lane_of(rows, len(self._row), self._lanes)
+
     def _move(self, rows: int, size: int) -> None:
-        """Go on with `rows` rows over a ring of `size` columns; completions that do not fit it are suspended."""
+        """Go on with `rows` rows in each lane over a ring of `size` columns; completions that do not fit it are suspended."""
         active = np.flatnonzero(self._busy)
         fits = self._needs(self._row[active]) <= size
         parked, self._parked = self._parked, []
@@ -225,13 +265,18 @@ class _Rollout:
             parked.append(self._shelf.batch())
             self._shelf = None
         if fits.any():
-            moved = Shelf(self._decoder, self._hidden, rows, min(size, self._size))
-            self._suspend(active[fits], moved)
-            parked.append(moved.batch())
+            moved = self._shelved(active[fits], self._rows, min(size, self._size))
+            parked.append(moved)
         self._resumable.extend(parked)
         if not fits.all():
-            kept = Shelf(self._decoder, self._hidden, max(len(self._row) // 8, 1), self._size)
-            self._suspend(active[~fits], kept)
-            self._parked.append(kept.batch())
+            left = active[~fits]
+            places = max(self._rows // 8, 1)
+            crowded = np.bincount(self._lane(left)).max() > places
+            self._parked.append(self._shelved(left, self._rows if crowded else places, self._size))
         del self._state  # before the next one needs the memory
         self._start(rows, size)
+
+    def _shelved(self, rows: np.ndarray, places: int, width: int) -> Batch:
+        shelf = Shelf(self._decoder, self._lanes, self._hidden, places, width)
+        self._suspend(rows, shelf)
+        return shelf.batch()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
+from adaptive_jax.parallel import Lanes
 
 BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
 
@@ -27,47 +29,66 @@ def prefill_width(count: int) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions that lie in one `Prefill`.
+    """Completions that lie in one `Prefill`; each can only be given a row of the lane that it lies in.
 
     Attributes:
         completions: int [M], their numbers.
-        places: int [M], where each lies in the prefill; completions of one prompt share a place.
-        prefill: their entries.
+        lanes: int [M], the lane that each lies in.
+        places: int [M], where in the lane's prefill; completions of one prompt share a place.
+        prefill: their entries, on the devices of the lanes.
         prompt_tokens: tokens that were computed for it.
     """
 
     completions: np.ndarray
+    lanes: np.ndarray
     places: np.ndarray
     prefill: Prefill
     prompt_tokens: int = 0
 
-    def split(self, count: int) -> tuple["Batch", "Batch"]:
-        """The first `count` completions, and the others."""
-        first = Batch(self.completions[:count], self.places[:count], self.prefill)
-        return first, Batch(self.completions[count:], self.places[count:], self.prefill)
+    def take(self, free: Sequence[np.ndarray]) -> tuple["Batch", np.ndarray, "Batch"]:
+        """The first completions for which a row is free, a row int [M] for each, and the other completions.
+
+        Args:
+            free: for each lane, its free rows.
+        """
+        rows = np.full(len(self.completions), -1)
+        for lane, its_rows in enumerate(free):
+            own = np.flatnonzero(self.lanes == lane)[: len(its_rows)]
+            rows[own] = its_rows[: len(own)]
+        return self._only(rows >= 0), rows[rows >= 0], self._only(rows < 0)
+
+    def per_lane(self, count: int) -> np.ndarray:
+        """int [count], how many of the completions are in each lane."""
+        return np.bincount(self.lanes, minlength=count)
+
+    def _only(self, members: np.ndarray) -> "Batch":
+        return Batch(self.completions[members], self.lanes[members], self.places[members], self.prefill)
 
 
-def waves(decoder: Decoder, prompts: Sequence[Prompt], completions: int, width: int) -> Iterator[Batch]:
-    """Prefill the prompts, up to `width` at a time: only those that are about to start occupy memory.
+def waves(decoder: Decoder, lanes: Lanes, prompts: Sequence[Prompt], completions: int, width: int) -> Iterator[Batch]:
+    """Prefill the prompts, up to `width` at a time in each lane: only those that are about to start occupy memory.
 
     Long budgets come first, so that what is left when no completion waits any more is short; then prompts of like length
-    together.
+    together. A wave's prompts go round the lanes.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
-    width = min(width, len(prompts))
-    for start in range(0, len(order), width):
-        members = order[start : start + width]
+    width = min(width, -(-len(prompts) // lanes.count))
+    count = lanes.count * width
+    for start in range(0, len(order), count):
+        members = order[start : start + count]
         columns = prefill_width(max(len(prompts[i].tokens) for i in members))
-        tokens = np.zeros((width, columns), np.int32)
-        lengths = np.ones(width, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
-        for row, index in enumerate(members):
+        tokens = np.zeros((count, columns), np.int32)
+        lengths = np.ones(count, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
+        lane, place = np.arange(len(members)) % lanes.count, np.arange(len(members)) // lanes.count
+        for row, index in zip((lane * width + place).tolist(), members, strict=True):
             ids = prompts[index].tokens
             tokens[row, columns - len(ids) :] = ids
             lengths[row] = len(ids)
         yield Batch(
             completions=(np.array(members)[:, None] * completions + np.arange(completions)).reshape(-1),
-            places=np.repeat(np.arange(len(members)), completions),
-            prefill=loop.prefill(decoder, jnp.asarray(tokens), jnp.asarray(lengths)),
+            lanes=np.repeat(lane, completions),
+            places=np.repeat(place, completions),
+            prefill=lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths))),
             prompt_tokens=sum(len(prompts[i].tokens) for i in members),
         )
 
@@ -76,48 +97,58 @@ class Shelf:
     """Room for suspended completions.
 
     Args:
-        places, width: how many completions, and how many entries of each.
-        hidden: [.., D], of the width and dtype of hidden states.
+        lanes: where they are.
+        places, width: how many completions of each lane, and how many entries of each.
+        hidden: [.., D] in each lane, of the width and dtype of hidden states.
     """
 
-    def __init__(self, decoder: Decoder, hidden: jax.Array, places: int, width: int):
-        self._prefill = loop.empty_shelf(decoder, hidden, places=places, width=width)
-        self._completions = np.zeros(0, np.int64)
-        self._places = places
+    def __init__(self, decoder: Decoder, lanes: Lanes, hidden: jax.Array, places: int, width: int):
+        self._prefill = lanes.call(loop.empty_shelf, (decoder,), (hidden,), places=places, width=width)
+        self._decoder, self._lanes, self._room = decoder, lanes, np.full(lanes.count, places)
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # completions, their lanes and places
 
-    @property
-    def count(self) -> int:
-        """How many completions are on it."""
-        return len(self._completions)
+    def has_room(self, lanes: np.ndarray) -> bool:
+        """Whether completions in lanes int [M] find room."""
+        return bool(np.all(np.bincount(lanes, minlength=len(self._room)) <= self._room))
 
-    @property
-    def room(self) -> int:
-        """For how many more there is room."""
-        return self._places - self.count
-
-    def add(self, decoder: Decoder, state: loop.DecodeState, rows: np.ndarray, completions: np.ndarray) -> loop.DecodeState:
+    def add(self, state: loop.DecodeState, rows: np.ndarray, completions: np.ndarray) -> loop.DecodeState:
         """Suspend the completions of rows int [M]; returns the state without them. The one given is donated."""
-        place = np.full(len(state.alive), -1, np.int32)
-        place[rows] = self.count + np.arange(len(rows))
-        self._completions = np.concatenate([self._completions, completions])
-        state, self._prefill = loop.suspend(decoder, state, self._prefill, jnp.asarray(place))
+        total = state.alive.size
+        lanes, place = lane_of(rows, total, self._lanes), np.full(total, -1, np.int32)
+        taken = np.concatenate([np.zeros(0, int), *(own for _, own, _ in self._parts)])
+        for lane in np.unique(lanes):
+            own = rows[lanes == lane]
+            place[own] = np.sum(taken == lane) + np.arange(len(own))
+        self._room -= np.bincount(lanes, minlength=len(self._room))
+        self._parts.append((completions, lanes, place[rows]))
+        state, self._prefill = self._lanes.call(
+            loop.suspend, (self._decoder,), (state, self._prefill, self._lanes.split(place)), donate=2
+        )
         return state
 
     def batch(self) -> Batch:
         """What is on it; nothing may be added any more."""
-        return Batch(self._completions, np.arange(self.count), self._prefill)
+        completions, lanes, places = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        return Batch(completions, lanes, places, self._prefill)
+
+
+def lane_of(rows: np.ndarray, total: int, lanes: Lanes) -> np.ndarray:
+    """int [M], the lanes of rows int [M] out of `total`."""
+    return rows // (total // lanes.count)
 
 
 class Admissions:
     """What `loop.admit` is told of completions, at their start or when they go on.
 
     Args:
+        lanes: where the rows are.
         prompts: N / G of them; completion n is number n % G of prompt n // G.
         completions: G.
         key: the rollout's.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], completions: int, key: jax.Array):
+    def __init__(self, lanes: Lanes, prompts: Sequence[Prompt], completions: int, key: jax.Array):
+        self._lanes = lanes
         digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
         first = np.repeat([p.first_completion for p in prompts], completions)
         self._index = (first + np.tile(np.arange(completions), len(prompts))).astype(np.int32)
@@ -137,12 +168,12 @@ class Admissions:
         own = batch.completions
         step = harvest.lengths[own]
 
-        def per_row(values: np.ndarray, elsewhere: int = 0) -> jax.Array:
+        def per_row(values: np.ndarray, elsewhere: int = 0) -> Any:
             array = np.full(count, elsewhere, np.int32)
             array[rows] = values
-            return jnp.asarray(array)
+            return array
 
-        return loop.Admission(
+        admission = loop.Admission(
             source=per_row(batch.places, -1),
             token=per_row(np.where(step > 0, harvest.last_tokens(own), self._last[own])),
             length=per_row(self.prompt_lengths[own] + step),
@@ -150,6 +181,7 @@ class Admissions:
             held=per_row(self._held[own]),
             completion=per_row(self._index[own]),
             budget=per_row(self.budgets[own]),
-            samples=jnp.full((count,), self._samples, jnp.int32),
+            samples=per_row(np.full(len(own), self._samples), 1),
             key=self._keys[per_row(own)],
         )
+        return self._lanes.split(admission)

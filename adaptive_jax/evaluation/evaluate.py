@@ -9,7 +9,9 @@ import numpy as np
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.environment import Environment
+from adaptive_jax.parallel import gather, rows_here, share, total
 from adaptive_jax.policies.fixed import InTurn
 from adaptive_jax.tasks.problem import VERDICTS
 
@@ -31,6 +33,11 @@ class Scores:
     def accuracy(self) -> np.ndarray:
         """float [K], Pass@1 at each budget: the mean over questions and completions."""
         return (self.rewards * self.valid).sum(axis=(0, 1)) / np.maximum(self.valid.sum(axis=(0, 1)), 1)
+
+    def pass_at(self, k: int) -> np.ndarray:
+        """float [Q, K], each question's Pass@k, k = 1 to G (see `pass_at_k`); NaN where the grader failed on a completion."""
+        estimates = pass_at_k(self.rewards.transpose(0, 2, 1), k)
+        return np.where(self.valid.all(axis=1), estimates, np.nan)
 
 
 def evaluate(
@@ -54,32 +61,39 @@ def evaluate(
         key: typed PRNG key; with the same key every policy gets the same draws.
         completions: G per question.
         rows: how many completions are decoded side by side.
-        on_progress: called with the number of completions that have ended.
+        on_progress: called with the number of this process's completions that have ended.
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]
-    asked = np.tile(np.repeat(np.arange(count), completions), len(rolled))
-    with environment.grading(asked, None if policy.sees_budget else budgets) as grading:
+    asked, limits = np.tile(np.arange(count), len(rolled)), np.repeat(rolled, count)
+    own = share(len(asked))
+    with environment.grading(np.repeat(asked[own], completions), None if policy.sees_budget else budgets) as grading:
         rollout(
             lm.decoder,
             policy,
-            [environment.prompt(index, budget) for budget in rolled for index in range(count)],
+            [
+                environment.prompt(index, budget)
+                for index, budget in zip(asked[own].tolist(), limits[own].tolist(), strict=True)
+            ],
             key=key,
             stop_ids=lm.stop_ids,
             completions=completions,
-            rows=rows,
+            rows=rows_here(rows),
             max_positions=lm.config.max_positions,
             prompt_width=environment.prompt_width,
             on_progress=on_progress,
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    if policy.sees_budget:  # [K, Q, G]
-        shape, axes = (len(budgets), count, completions), (1, 2, 0)
-    else:  # [Q, G, K]
-        shape, axes = (count, completions, len(budgets)), (0, 1, 2)
-    counts = np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS])
-    return Scores(rewards.reshape(shape).transpose(axes), valid.reshape(shape).transpose(axes), counts)
+    counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
+
+    def per_question(values: np.ndarray) -> np.ndarray:
+        everyones = gather(values.reshape(len(own), completions, -1), len(asked))
+        if policy.sees_budget:  # [K * Q, G, 1]
+            everyones = everyones.reshape(len(budgets), count, completions).transpose(1, 2, 0)
+        return everyones
+
+    return Scores(per_question(rewards), per_question(valid), counts)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_jax.evaluation.evaluate import Scores
 from adaptive_jax.evaluation.statistics import binomial_ci95, paired_ci95, spread
 from adaptive_jax.tasks.problem import VERDICTS
 
@@ -39,7 +38,7 @@ class Row:
         budget: token budget in tokens, or "mean" over all of them.
         value: in [0, 1]; with several training seeds, their mean.
         ci95: half-width of the binomial 95% interval over the n questions, in [0, 1].
-        n: questions behind the value.
+        n: questions behind the value; those that the grader failed on are left out.
         seeds: training seeds behind the value; 1 where nothing is trained.
         spread: sample standard deviation over the training seeds.
         by_seed: the value of each training seed.
@@ -59,31 +58,33 @@ class Row:
     gain: Gain | None = None
 
 
-def rows_of(method: str, cot: str, budgets: Sequence[int], runs: Sequence[Scores]) -> list[Row]:
-    """A row for each budget and one for their mean; `runs` holds the scores of each training seed."""
-    accuracy = np.stack([scores.accuracy() for scores in runs])
-    accuracy = np.concatenate([accuracy, accuracy.mean(axis=1, keepdims=True)], axis=1)
-    questions = len(runs[0].rewards)
-    rows = []
+def budget_rows(
+    method: str,
+    cot: str,
+    metric: str,
+    budgets: Sequence[int],
+    runs: Sequence[np.ndarray],
+    over: tuple[str, np.ndarray] | None = None,
+) -> list[Row]:
+    """A row for each token budget and one for their mean.
+
+    Args:
+        method, cot, metric: see `Row`.
+        budgets: K token budgets.
+        runs: for each training seed float [Q, K], each question's score; NaN where it is unknown.
+        over: the method that this one is compared with, and its scores, float [Q, K].
+    """
+    scores = np.stack([_with_mean(run) for run in runs])
     columns: list[int | str] = [*budgets, MEAN]
-    for budget, values in zip(columns, accuracy.T, strict=True):
-        value = float(values.mean())
-        by_seed = tuple(float(v) for v in values)
-        rows.append(
-            Row(
-                method=method,
-                cot=cot,
-                metric="pass@1",
-                budget=budget,
-                value=value,
-                ci95=binomial_ci95(value, questions),
-                n=questions,
-                seeds=len(runs),
-                spread=spread(values),
-                by_seed=by_seed,
-            )
-        )
-    return rows
+    base = None if over is None else _with_mean(over[1])
+    return [
+        _row(method, cot, metric, budget, scores[:, :, i], over and over[0], None if base is None else base[:, i])
+        for i, budget in enumerate(columns)
+    ]
+
+
+def _with_mean(scores: np.ndarray) -> np.ndarray:
+    return np.concatenate([scores, scores.mean(axis=1, keepdims=True)], axis=1)
 
 
 def pass_rows(
@@ -97,29 +98,36 @@ def pass_rows(
         over: the method that this one is compared with, and its estimates, float [Q, K].
     """
     scores = np.stack(runs)
-    rows = []
-    for k in range(scores.shape[2]):
-        by_seed = scores[:, :, k].mean(axis=1)
-        value, gain = float(by_seed.mean()), None
-        if over is not None:
-            ahead = scores[:, :, k].mean(axis=0) - over[1][:, k]
-            gain = Gain(over[0], float(ahead.mean()), paired_ci95(ahead))
-        rows.append(
-            Row(
-                method=method,
-                cot=cot,
-                metric=f"pass@{k + 1}",
-                budget=budget,
-                value=value,
-                ci95=binomial_ci95(value, scores.shape[1]),
-                n=scores.shape[1],
-                seeds=len(runs),
-                spread=spread(by_seed),
-                by_seed=tuple(by_seed.tolist()),
-                gain=gain,
-            )
-        )
-    return rows
+    return [
+        _row(method, cot, f"pass@{k + 1}", budget, scores[:, :, k], over and over[0], None if over is None else over[1][:, k])
+        for k in range(scores.shape[2])
+    ]
+
+
+def _row(
+    method: str, cot: str, metric: str, budget: int | str, scores: np.ndarray, over: str | None, base: np.ndarray | None
+) -> Row:
+    """A row from the scores of each training seed, float [S, Q], and those of the method `over`, float [Q]."""
+    known = np.isfinite(scores).all(axis=0)
+    by_seed = tuple(float(own.mean()) if known.any() else 0.0 for own in scores[:, known])
+    value, count = float(np.mean(by_seed)), int(known.sum())
+    gain = None
+    if over is not None and base is not None and (both := known & np.isfinite(base)).any():
+        ahead = scores[:, both].mean(axis=0) - base[both]
+        gain = Gain(over, float(ahead.mean()), paired_ci95(ahead))
+    return Row(
+        method=method,
+        cot=cot,
+        metric=metric,
+        budget=budget,
+        value=value,
+        ci95=binomial_ci95(value, max(count, 1)),
+        n=count,
+        seeds=len(scores),
+        spread=spread(np.array(by_seed)),
+        by_seed=by_seed,
+        gain=gain,
+    )
 
 
 def results_json(
@@ -136,27 +144,42 @@ def results_json(
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """Methods down, token budgets across, Pass@1 in per cent with its interval; for trained methods each seed's mean."""
+    """Methods down, token budgets across, in per cent with the interval; then the mean's gain, and each training seed's."""
     budgets = list(dict.fromkeys(row.budget for row in rows))
-    header = ["method", *[f"b = {b}" if b != MEAN else MEAN for b in budgets], "mean, each seed"]
+    gains, seeds = any(row.gain for row in rows), any(row.seeds > 1 for row in rows)
+    header = ["method", *[f"b = {b}" if b != MEAN else MEAN for b in budgets]]
+    header += ["difference of the mean"] * gains + ["mean, each seed"] * seeds
     lines = [table_line(header), table_line([":--", *["--:"] * (len(header) - 1)])]
     for method in dict.fromkeys(row.method for row in rows):
         own = {row.budget: row for row in rows if row.method == method}
-        cells = [f"{100 * own[b].value:.1f} ± {100 * own[b].ci95:.1f}" for b in budgets]
-        mean, seeds = own[MEAN], ""
-        if mean.seeds > 1:
-            seeds = " / ".join(f"{100 * value:.1f}" for value in mean.by_seed) + f" (sd {100 * mean.spread:.1f})"
-        lines.append(table_line([method, *cells, seeds]))
+        mean, cells = own[MEAN], [percent(own[b]) for b in budgets]
+        if gains:
+            cells.append(points(mean.gain))
+        if seeds:
+            each = " / ".join(f"{100 * value:.1f}" for value in mean.by_seed) + f" (sd {100 * mean.spread:.1f})"
+            cells.append(each if mean.seeds > 1 else "")
+        lines.append(table_line([method, *cells]))
     return "\n".join(lines) + "\n"
 
 
 def caption(model: str, dataset: str, rows: Sequence[Row]) -> str:
-    """What the numbers of a table are: model, data set, CoT, n and seeds."""
-    seeds = max(row.seeds for row in rows)
+    """What the numbers of a table are: model, data set, CoT, metric, n and seeds."""
+    seeds, first = max(row.seeds for row in rows), rows[0]
     return (
-        f"{model} on {dataset}, CoT {rows[0].cot}: Pass@1 in per cent ± half the binomial 95% interval over n = {rows[0].n} "
-        f"questions, per token budget b; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}.\n"
+        f"{model} on {dataset}, CoT {first.cot}: {first.metric.capitalize()} in per cent ± half the binomial 95% interval over "
+        f"n = {first.n} questions, per token budget b; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}. "
+        "Differences are to the best static setting, in points with their paired bootstrap 95% interval.\n"
     )
+
+
+def percent(row: Row) -> str:
+    """A value with half its interval, in per cent: "41.9 ± 3.1"."""
+    return f"{100 * row.value:.1f} ± {100 * row.ci95:.1f}"
+
+
+def points(gain: Gain | None) -> str:
+    """A gain with its interval, in points: "+3.1 [+0.4, +5.9]"; nothing for none."""
+    return "" if gain is None else f"{100 * gain.value:+.1f} [{100 * gain.ci95[0]:+.1f}, {100 * gain.ci95[1]:+.1f}]"
 
 
 def table_line(cells: Sequence[str]) -> str:

@@ -39,6 +39,12 @@ def pass_at_k(wins: np.ndarray, k: int) -> np.ndarray:
     return by_count[wins.sum(axis=-1, dtype=np.int64)]
 
 
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis of what is not NaN; 0 where nothing is known."""
+    known = np.isfinite(values)
+    return np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+
+
 def cross_coverage(wins: np.ndarray, chosen: Sequence[int], samples: Sequence[int] = (1,)) -> np.ndarray:
     """float [Q], an estimate of each problem's best chosen reward without the optimism of a maximum over noisy estimates.
 

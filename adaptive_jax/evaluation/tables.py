@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from adaptive_jax.evaluation.results import Gain, Row, table_line
+from adaptive_jax.evaluation.results import Row, percent, points, table_line
 
 SELECTED_ON, HELD_OUT = "coverage@{}, selected on", "coverage@{}"
 
@@ -38,21 +38,30 @@ def coverage_table(rows: Sequence[Row], names: Mapping[str, Sequence[str]], mode
     return "\n".join(lines) + "\n"
 
 
-def pass_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Metric and CoT down, methods across, in per cent; each method's gain over its baseline in brackets below its value.
+def pass_table(rows: Sequence[Row], metrics: Sequence[str], paper: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The layout of the paper's tables: metric, CoT and token budget down, methods across, in per cent.
+
+    Below each value its gain over the best static setting; below a metric the paper's own values, where it has them.
 
     Args:
-        rows: of one model, data set and token budget.
+        rows: of one model and data set.
         metrics: those that are shown, such as "pass@1".
+        paper: see `paper_values`.
     """
-    found = {(row.method, row.cot, row.metric): row for row in rows}
-    methods = list(dict.fromkeys(row.method for row in rows))
-    lines = [table_line(["metric", "CoT", *methods]), table_line([":--", ":--", *["--:"] * len(methods)])]
+    found = {(row.method, row.cot, row.metric, row.budget): row for row in rows}
+    methods, budgets = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "budget"))
+    several = len(budgets) > 1
+    names = ["metric", "CoT", *["b"] * several]
+    lines = [table_line([*names, *methods]), table_line([":--"] * len(names) + ["--:"] * len(methods))]
     for metric in metrics:
         for cot in dict.fromkeys(row.cot for row in rows):
-            own = [found[method, cot, metric] for method in methods]
-            lines.append(table_line([metric.capitalize(), cot, *map(percent, own)]))
-            lines.append(table_line(["", "", *(points(row.gain) for row in own)]))
+            for budget in budgets:
+                own = [found[method, cot, metric, budget] for method in methods]
+                lines.append(table_line([metric.capitalize(), cot, *[str(budget)] * several, *map(percent, own)]))
+                lines.append(table_line([*[""] * len(names), *(points(row.gain) for row in own)]))
+        if values := (paper or {}).get(metric):
+            told = [f"{100 * values[method]:.1f}" if method in values else "" for method in methods]
+            lines.append(table_line([f"{metric.capitalize()}, the paper's", *[""] * (len(names) - 1), *told]))
     return "\n".join(lines) + "\n"
 
 
@@ -69,21 +78,16 @@ def pass_caption(model: str, dataset: str, rows: Sequence[Row]) -> str:
     )
 
 
-def paper_note(model: str, dataset: str) -> str:
-    """The paper's own gains, for the model and the data set that it has them for; nothing for others."""
+def paper_values(model: str, dataset: str, adapter: str) -> dict[str, dict[str, float]]:
+    """The paper's own values, metric -> method -> in [0, 1], for the model and data set that it has them for; else nothing.
+
+    Source: arXiv 2603.09065, MATH with Qwen3-4B.
+
+    Args:
+        model, dataset: what our numbers belong to.
+        adapter: which of the two adapters, "token adapter, budget" or "sequence adapter, budget".
+    """
     if model.rpartition("/")[2] != "Qwen3-4B" or dataset != "math":
-        return ""
-    return (
-        "The paper (arXiv 2603.09065) reports, for this model and data set, 2 to 3 points over the best static setting for the "
-        "sequence-level adapter, and up to 10.2 points at Pass@1 for the token-level one.\n"
-    )
-
-
-def percent(row: Row) -> str:
-    """A value with half its interval, in per cent: "41.9 ± 3.1"."""
-    return f"{100 * row.value:.1f} ± {100 * row.ci95:.1f}"
-
-
-def points(gain: Gain | None) -> str:
-    """A gain with its interval, in points: "+3.1 [+0.4, +5.9]"; nothing for none."""
-    return "" if gain is None else f"{100 * gain.value:+.1f} [{100 * gain.ci95[0]:+.1f}, {100 * gain.ci95[1]:+.1f}]"
+        return {}
+    reached = {"token adapter, budget": 0.823, "sequence adapter, budget": 0.742}
+    return {"pass@1": {"best static": 0.721, adapter: reached[adapter]}}

@@ -6,37 +6,78 @@ uniform policy; beta is ours.
 """
 
 import functools
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 
 from adaptive_jax.learning.reinforce import LearntPolicy, guarded_update
+from adaptive_jax.parallel import summed
+
+Rule = Literal["reinforce", "lpo"]
 
 
 @struct.dataclass
 class Preferences:
-    """P pairs of completions, in M decisions, padding included.
+    """P pairs of completions, of up to S decisions each, padding included.
 
     Attributes:
-        features: [M, F], what the policy chose from.
-        actions: int32 [M], what it chose.
-        pair: int32 [M], the pair that the decision belongs to.
-        sign: float32 [M], 1 in the chosen completion, -1 in the rejected one, 0 for padding.
+        features: [P, S, F], what the policy chose from, in the two completions of a pair.
+        actions: int32 [P, S], what it chose.
+        sign: float32 [P, S], 1 in the chosen completion, -1 in the rejected one, 0 for padding.
         weight: float32 [P], 1 for pairs with a preference, 0 for padding and ties.
     """
 
     features: jax.Array
     actions: jax.Array
-    pair: jax.Array
     sign: jax.Array
     weight: jax.Array
 
 
+def best_against_worst(
+    features: np.ndarray, actions: np.ndarray, completion: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+) -> Preferences:
+    """The first of the best completions of each prompt against the first of the worst; a prompt without a difference is a tie.
+
+    Pairs are padded to the longest, and that to the next power of two, so that few shapes are compiled.
+
+    Args:
+        features: [M, F], actions: int [M]: decisions of all completions.
+        completion: int [M], ascending, the completion that a decision belongs to, in 0..N*G-1.
+        rewards: float [N, G] where bool valid [N, G]; completions whose reward is unknown are in no pair.
+    """
+    prompts, group = rewards.shape
+    best = np.where(valid, rewards, -np.inf).argmax(axis=1)
+    worst = np.where(valid, rewards, np.inf).argmin(axis=1)
+    rows = np.arange(prompts)
+    told_apart = valid.any(axis=1) & (rewards[rows, best] > rewards[rows, worst])
+    sign = np.zeros((prompts, group), np.float32)
+    sign[rows[told_apart], best[told_apart]] = 1.0
+    sign[rows[told_apart], worst[told_apart]] = -1.0
+    kept = np.flatnonzero(sign.reshape(-1)[completion])
+    pair = completion[kept] // group
+    place = np.arange(len(kept)) - np.searchsorted(pair, pair)
+    size = 1 << int(place.max(initial=0)).bit_length()
+
+    def per_pair(values: np.ndarray) -> jax.Array:
+        array = np.zeros((prompts, size, *values.shape[1:]), values.dtype)
+        array[pair, place] = values
+        return jnp.asarray(array)
+
+    return Preferences(
+        features=per_pair(features[kept]),
+        actions=per_pair(actions[kept].astype(np.int32)),
+        sign=per_pair(sign.reshape(-1)[completion[kept]]),
+        weight=jnp.asarray(told_apart, jnp.float32),
+    )
+
+
 def lpo_loss(
-    params: nnx.State, policy: LearntPolicy, batch: Preferences, beta: float
+    params: nnx.State, policy: LearntPolicy, batch: Preferences, beta: float, axis: str | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """-log sigmoid(beta (log pi(c) - log ref(c) - log pi(r) + log ref(r))), the mean over pairs.
 
@@ -44,27 +85,27 @@ def lpo_loss(
 
     Returns:
         The loss, float32 scalar, and metrics: the share of pairs that are in order, the policy's mean entropy over decisions in
-        nats, and its mean action probabilities [A].
+        nats, and its mean action probabilities [A]; where the batch is split over devices (see `guarded_update`), the part of
+        this device's pairs in them.
     """
-    chex.assert_rank([batch.features, batch.actions, batch.weight], [2, 1, 1])
+    chex.assert_rank([batch.features, batch.actions, batch.weight], [3, 2, 1])
     log_probability = jax.nn.log_softmax(policy.replace(params=params).logits(batch.features), axis=-1)
     probability = jnp.exp(log_probability)
-    taken = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
-    ahead = batch.sign * (taken + jnp.log(jnp.float32(log_probability.shape[-1])))
-    margin = jax.ops.segment_sum(ahead, batch.pair, num_segments=batch.weight.shape[0])
-    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    taken = jnp.take_along_axis(log_probability, batch.actions[:, :, None], axis=-1)[:, :, 0]
+    margin = jnp.sum(batch.sign * (taken + jnp.log(jnp.float32(log_probability.shape[-1]))), axis=1)
+    present = jnp.abs(batch.sign) * batch.weight[:, None]
+    count, decisions = summed((jnp.sum(batch.weight), jnp.sum(present)), axis)
+    count, decisions = jnp.maximum(count, 1.0), jnp.maximum(decisions, 1.0)
     loss = jnp.sum(batch.weight * jax.nn.softplus(-beta * margin)) / count
-    present = jnp.abs(batch.sign) * batch.weight[batch.pair]
-    decisions = jnp.maximum(jnp.sum(present), 1.0)
     metrics = {
         "in_order": jnp.sum(jnp.where(margin > 0, batch.weight, 0.0)) / count,
         "policy_entropy": -jnp.sum(present * jnp.sum(probability * log_probability, axis=-1)) / decisions,
-        "action_probabilities": jnp.sum(present[:, None] * probability, axis=0) / decisions,
+        "action_probabilities": jnp.sum(present[:, :, None] * probability, axis=(0, 1)) / decisions,
     }
     return loss, metrics
 
 
-@functools.partial(jax.jit, static_argnames=("beta", "optimizer"))
+@functools.partial(jax.jit, static_argnames=("beta", "optimizer", "axis"))
 def lpo_update(
     policy: LearntPolicy,
     opt_state: optax.OptState,
@@ -72,10 +113,11 @@ def lpo_update(
     *,
     beta: float,
     optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
     """One update towards the preferred completions (see `guarded_update`), with the metrics of `lpo_loss`."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return lpo_loss(params, policy, batch, beta)
+        return lpo_loss(params, policy, batch, beta, axis)
 
-    return guarded_update(loss_of, policy, opt_state, jnp.any(batch.weight > 0), optimizer)
+    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, axis)

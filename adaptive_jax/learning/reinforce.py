@@ -1,6 +1,7 @@
 """REINFORCE with a leave-one-out baseline, from binary rewards, on stored features: the gradient never meets the LM."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
+
+from adaptive_jax.parallel import summed
 
 
 class LearntPolicy(Protocol):
@@ -59,6 +62,46 @@ def leave_one_out(rewards: np.ndarray, valid: np.ndarray | None = None) -> np.nd
     return np.where(valid & (others > 0), known - baseline, 0.0).astype(np.float32)
 
 
+def pass_advantages(rewards: np.ndarray, valid: np.ndarray, samples: int) -> np.ndarray:
+    """Advantage of each completion where the reward is Pass@B: whether any of B completions of a prompt is right.
+
+    The expected Pass@B of the B completions of its group that include it, less that of B of the others, both over all subsets:
+    with c right ones among the m - 1 others, the first is 1 for a right completion and 1 - C(m-1-c, B-1) / C(m-1, B-1) for a
+    wrong one, the second 1 - C(m-1-c, B) / C(m-1, B). The others' subsets know nothing of the completion, so they are a
+    baseline, and the gradient is that of Pass@B divided by B, without bias. For B = 1 this is `leave_one_out`. The estimate of
+    Pass@B is that of arXiv 2107.03374, eq. 1; its use as a token-level reward is ours.
+
+    Args:
+        rewards: float [N, G] in {0, 1}, and valid: bool [N, G], see `leave_one_out`.
+        samples: the sampling budget B, 1 to G - 1.
+
+    Returns:
+        float32 [N, G]; 0 where a completion has fewer than B other valid ones.
+
+    Raises:
+        ValueError: B is not in 1..G-1.
+    """
+    group = rewards.shape[1]
+    if not 1 <= samples < group:
+        raise ValueError(f"Pass@{samples} as a reward needs 1 to G - 1 samples: a prompt has G = {group} completions")
+    if samples == 1:
+        return leave_one_out(rewards, valid)
+
+    def missed(others: int, right: int, drawn: int) -> float:
+        """The chance that `drawn` of the others are all wrong."""
+        return math.comb(max(others - right, 0), drawn) / math.comb(others, drawn) if others >= drawn else 0.0
+
+    table = np.zeros((2, group, group), np.float32)  # [is it right, others, right others]
+    for others in range(samples, group):
+        for right in range(others + 1):
+            beyond = missed(others, right, samples)
+            table[:, others, right] = beyond - missed(others, right, samples - 1), beyond
+    solved = valid & (rewards > 0)
+    others = valid.sum(axis=1, keepdims=True) - valid
+    right = solved.sum(axis=1, keepdims=True) - solved
+    return np.where(valid, table[solved.astype(int), others, right], 0.0).astype(np.float32)
+
+
 def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndarray) -> Decisions:
     """A batch padded to the next power of two, so that few shapes are compiled."""
     count = len(actions)
@@ -73,14 +116,15 @@ def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndar
 
 
 def reinforce_loss(
-    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array
+    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array, axis: str | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """-(sum over decisions of advantage * log pi(action) + bonus * H(pi)) / (number of decisions).
 
     Source: REINFORCE (Williams 1992), summed over decisions and divided by their number, not by a padded length.
 
     Returns:
-        The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A].
+        The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A]; where
+        the batch is split over devices (see `guarded_update`), the part of this device's decisions in them.
     """
     chex.assert_rank([batch.features, batch.actions], [2, 1])
     chex.assert_equal_shape([batch.actions, batch.advantages, batch.weight])
@@ -88,7 +132,7 @@ def reinforce_loss(
     chosen = jnp.take_along_axis(log_probability, batch.actions[:, None], axis=-1)[:, 0]
     probability = jnp.exp(log_probability)
     entropy = -jnp.sum(probability * log_probability, axis=-1)
-    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    count = jnp.maximum(summed(jnp.sum(batch.weight), axis), 1.0)
     loss = -jnp.sum(batch.weight * (batch.advantages * chosen + entropy_bonus * entropy)) / count
     metrics = {
         "policy_entropy": jnp.sum(batch.weight * entropy) / count,
@@ -103,30 +147,33 @@ def guarded_update(
     opt_state: optax.OptState,
     taught: jax.Array,
     optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
     """One step of an optimiser; where the loss or a gradient is not finite, policy and optimiser stay as they were.
 
     Args:
         loss_of: parameters to a loss and metrics.
-        taught: bool scalar, whether the batch teaches anything; without, there is nothing to follow, momentum included.
+        taught: float32 scalar, above 0 where the batch teaches anything; else nothing is followed, momentum included.
+        axis: where a batch is split over devices, the axis over which losses, metrics and gradients are summed.
 
     Returns:
         policy, optimiser state, and the metrics with "loss", "gradient_norm" and "applied" (bool).
     """
-    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
+    parts = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
+    ((loss, metrics), gradients), taught = summed((parts, taught), axis)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = optimizer.update(gradients, opt_state, policy.params)
     new_params = optax.apply_updates(policy.params, updates)
 
     def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(finite & taught, a, b), new, old)
+        return jax.tree.map(lambda a, b: jnp.where(finite & (taught > 0), a, b), new, old)
 
     metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
     return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames=("optimizer", "axis"))
 def reinforce_update(
     policy: LearntPolicy,
     opt_state: optax.OptState,
@@ -134,10 +181,11 @@ def reinforce_update(
     entropy_bonus: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
     """One policy-gradient update (see `guarded_update`), with the metrics of `reinforce_loss`."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return reinforce_loss(params, policy, batch, entropy_bonus)
+        return reinforce_loss(params, policy, batch, entropy_bonus, axis)
 
-    return guarded_update(loss_of, policy, opt_state, jnp.any(batch.weight > 0), optimizer)
+    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, axis)

@@ -1,4 +1,4 @@
-"""The training loop: rollouts under the current policy, rewards from a grader, one REINFORCE update, again.
+"""The training loop: rollouts under the current policy, rewards from a grader, one update by REINFORCE or LPO, again.
 
 Which prompts, budgets and keys an update uses follows from the settings and its number alone, never from what the process
 did before.
@@ -22,7 +22,9 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.filter import has_signal
-from adaptive_jax.learning.reinforce import leave_one_out, pad_decisions, reinforce_update
+from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
+from adaptive_jax.learning.reinforce import pad_decisions, pass_advantages, reinforce_update
+from adaptive_jax.parallel import Lanes, gather, rows_here, share, total
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics
 from adaptive_jax.runs.records import tree_digest
@@ -40,7 +42,10 @@ class TrainSettings:
         completions: G, completions per prompt, at least 2 for a leave-one-out baseline.
         budgets: token budgets b, in tokens; each prompt of an update draws one.
         learning_rate: of Adam.
-        entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end.
+        entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end (reinforce).
+        rule: "reinforce", or "lpo": preferences between the best and the worst completion of each prompt.
+        samples: B; the reward that reinforce follows is Pass@B of a prompt's completions, B at most G - 1.
+        beta: how far preferences move the policy (lpo).
         filter_completions: completions per prompt of the opening pass that finds prompts without signal; 0 skips it.
         max_skipped: updates in a row that may be skipped for a reward, feature, loss or gradient that is not finite.
         rows: how many completions are decoded side by side.
@@ -53,6 +58,9 @@ class TrainSettings:
     budgets: tuple[int, ...] = (1024,)
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
+    rule: Rule = "reinforce"
+    samples: int = 1
+    beta: float = 0.1
     filter_completions: int = 4
     max_skipped: int = 5
     rows: int = 128
@@ -97,12 +105,14 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, usable: np.ndarr
     """Before the first update; `usable` as in `train`.
 
     Raises:
-        ValueError: no usable question, or fewer than 2 completions per prompt.
+        ValueError: no usable question, fewer than 2 completions per prompt, or not more of them than the reward's samples.
     """
     if len(usable) == 0:
         raise ValueError("no question carries a signal: every one is always or never solved at these budgets")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
+    if not 1 <= settings.samples < settings.completions:
+        raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
     opt_state = _adam(settings.learning_rate).init(adapter.params)
     return TrainState(adapter, opt_state, 0, 0, 0, upcoming(usable, settings, 0))
 
@@ -134,31 +144,38 @@ def train(
     Raises:
         TrainingDiverged: more than `max_skipped` updates in a row were not finite.
     """
-    optimizer = _adam(settings.learning_rate)
+    optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
-        advantages = leave_one_out(rewards, valid).reshape(-1)
         completion, step = np.nonzero(trajectory.decisions)
-        actions = trajectory.actions[completion, step]
         known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
-        batch = pad_decisions(trajectory.features[known], actions[known], advantages[completion[known]])
-        bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
-        adapter, opt_state, learnt = reinforce_update(
-            state.adapter, state.opt_state, batch, jnp.float32(bonus), optimizer=optimizer
-        )
-        values = {"reward": rewards[valid], "feature": trajectory.features[known], "loss": learnt["loss"]}
-        values["gradient"] = learnt["gradient_norm"]
-        bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+        completion, features = completion[known], trajectory.features[known]
+        actions = trajectory.actions[completion, step[known]]
+        learner = (state.adapter, state.opt_state)
+        if settings.rule == "lpo":
+            pairs = best_against_worst(features, actions, completion, rewards, valid)
+            learned = lanes.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
+        else:
+            advantages = pass_advantages(rewards, valid, settings.samples).reshape(-1)
+            batch = pad_decisions(features, actions, advantages[completion])
+            bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
+            learned = lanes.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
+        adapter, opt_state, metrics = learned
+        values = {"reward": rewards[valid], "feature": features, "loss": metrics["loss"]}
+        values["gradient"] = metrics["gradient_norm"]
+        unsound = total(np.array([not np.isfinite(value).all() for value in values.values()], int))
+        bad = [name for name, processes in zip(values, unsound, strict=True) if processes]
         if bad:
             adapter, opt_state = state.adapter, state.opt_state
             skipped = state.skipped + 1
             log.warning("update %d was skipped: not finite: %s (%d in a row)", update, ", ".join(bad), skipped)
             if skipped > settings.max_skipped:
+                own = share(len(asked))
                 raise TrainingDiverged(
                     f"{skipped} updates in a row were skipped, the last one update {update}; not finite: {', '.join(bad)}. "
                     "Lower the learning rate, or look at the features and rewards",
-                    _batch(trajectory, asked, budgets, rewards, valid),
+                    _batch(trajectory, asked[own], budgets[own], rewards, valid),
                 )
         state = TrainState(
             adapter,
@@ -168,17 +185,26 @@ def train(
             total_skipped=state.total_skipped + bool(bad),
             upcoming=upcoming(usable, settings, update),
         )
+        counted = {
+            "reward": (rewards * valid).sum(),
+            "known": valid.sum(),
+            "completions": valid.size,
+            "decisions": len(known),
+            "new_tokens": trajectory.lengths.sum(),
+            "row_steps": trajectory.row_steps,
+        }
+        sums = dict(zip(counted, total(np.array(list(counted.values()), float)).tolist(), strict=True))
         yield (
             state,
             {
                 "update": update,
-                "reward": float((rewards * valid).sum() / max(valid.sum(), 1)),
-                "grader_errors": int((~valid).sum()),
+                "reward": sums["reward"] / max(sums["known"], 1),
+                "grader_errors": int(sums["completions"] - sums["known"]),
                 "skipped_updates": state.total_skipped,
-                "decisions": len(completion),
-                "new_tokens": float(trajectory.lengths.mean()),
-                "useful_row_steps": float(trajectory.lengths.sum() / trajectory.row_steps),
-                **{name: np.asarray(value).tolist() for name, value in learnt.items()},
+                "decisions": int(sums["decisions"]),
+                "new_tokens": sums["new_tokens"] / sums["completions"],
+                "useful_row_steps": sums["new_tokens"] / sums["row_steps"],
+                **{name: np.asarray(value).tolist() for name, value in metrics.items()},
                 "applied": not bad,
             },
         )
@@ -215,7 +241,7 @@ def usable_questions(
     budgets = np.random.default_rng([settings.seed, 0]).choice(settings.budgets, count)
     opening = dataclasses.replace(settings, completions=settings.filter_completions)
     _, rewards, valid = collect(environment, policy, opening, np.arange(count), budgets, 0, on_progress)
-    return np.flatnonzero(has_signal(rewards, valid))
+    return np.flatnonzero(has_signal(gather(rewards, count), gather(valid, count)))
 
 
 def draw_questions(usable: np.ndarray, settings: TrainSettings, update: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +269,11 @@ def collect(
     update: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-    """Rollouts of questions `asked` [N] and their rewards, float32 [N, G] where valid, bool [N, G]."""
+    """Rollouts of questions `asked` [N], this process's share of them, in which it has M.
+
+    Returns:
+        The trajectory of M * G completions, and their rewards, float32 [M, G] where valid, bool [M, G].
+    """
     lm = environment.lm
     prompts, seen = [], Counter[int]()
     for index, budget in zip(asked.tolist(), budgets.tolist(), strict=True):
@@ -251,20 +281,21 @@ def collect(
         first = seen[index] * settings.completions
         prompts.append(dataclasses.replace(environment.prompt(index, budget), first_completion=first))
         seen[index] += 1
-    with environment.grading(np.repeat(asked, settings.completions)) as grading:
+    own = share(len(asked))
+    with environment.grading(np.repeat(asked[own], settings.completions)) as grading:
         trajectory = rollout(
             lm.decoder,
             policy,
-            prompts,
+            [prompts[i] for i in own],
             key=_key(settings, update),
             stop_ids=lm.stop_ids,
             completions=settings.completions,
-            rows=settings.rows,
+            rows=rows_here(settings.rows),
             max_positions=lm.config.max_positions,
             prompt_width=environment.prompt_width,
             on_progress=on_progress,
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    shape = (len(asked), settings.completions)
+    shape = (len(own), settings.completions)
     return trajectory, rewards.reshape(shape), valid.reshape(shape)

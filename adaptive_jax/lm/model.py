@@ -39,7 +39,7 @@ class LM:
         tokenizer: a Hugging Face tokenizer; it holds the chat template where the model has one.
         stop_ids: the tokens that end a completion.
         graphdef, params: the split `Transformer`.
-        mesh: over whose axis "model" the parameters are split; None if they are on one device.
+        mesh: the devices that the parameters are on, split over its axis "model"; None if they are on one device.
     """
 
     name: str

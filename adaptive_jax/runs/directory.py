@@ -3,10 +3,13 @@
 A run is a sequence of named stages, none inside another: an evaluation, an opening pass, the training of an adapter. What a
 stage found is a record (`adaptive_jax.runs.records`) under checkpoints/, with the lines that it logged. A run that goes on
 takes it from there instead of computing it anew, and puts metrics.jsonl together again, so that each line is in it once.
+
+Where a run has several processes, all of them go through its stages together, and process 0 alone reads and writes files.
 """
 
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 import math
@@ -19,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from adaptive_jax.parallel import by_chief
 from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint
 from adaptive_jax.runs.machine import environment
@@ -76,32 +80,12 @@ class RunDirectory:
     ):
         self.path, self.fingerprint, self.stop = path, plain(fingerprint), Stop()
         self._lines: list[Metrics] = []  # what the present stage has logged
-        machine = environment()
-        checkpoints = path / CHECKPOINTS
-        if (path / "config.json").exists() and not checkpoints.is_dir():
-            raise FileExistsError(f"{path} holds a run already, and one that cannot go on: choose another --run-dir")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise OSError(f"{path} cannot be written ({error.strerror}): choose another --run-dir") from error
-        try:
-            stages = self._check(allowed)
-            if stages:
-                log.info("going on with the run in %s: checkpoints of %d stages are there", path, stages)
-            elif (path / "config.json").exists() and not resume:
-                raise FileExistsError(
-                    f"{path} holds a run already, without a checkpoint: choose another --run-dir, or start it anew by --resume"
-                )
-            checkpoints.mkdir(exist_ok=True)
-            self.write_json("config.json", dataclasses.asdict(config))
-            self.write_json("environment.json", machine)
-            self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._files: _Files | None = None  # process 0 has them
+
+        def open_files() -> None:
+            self._files = _Files(path, config, self.fingerprint, resume, allowed)
+
+        by_chief(open_files)
 
     def stage(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]], *, given: Any = None) -> dict[str, np.ndarray]:
         """A stage that is computed in one go: what `compute` returns, or returned when the run was here before.
@@ -116,17 +100,17 @@ class RunDirectory:
             NotWritten: the result cannot be saved.
         """
         checkpoints, digest = self._checkpoints(name), tree_digest(given)
-        found = checkpoints.newest()
+        found = by_chief(checkpoints.newest)
         if found is not None and found[1].facts["given"] == digest:
             self._log_again(found[1])
             return found[1].arrays
         if found is not None:
             log.warning("%s: what it depends on has changed; computing it anew", name)
-        self.stop.check()
+        self.stop.agree()
         self._lines = []
         result = {key: np.asarray(value) for key, value in compute().items()}
-        self.stop.check()
-        checkpoints.save(0, result, self._facts(name, given=digest))
+        self.stop.agree()
+        by_chief(lambda: checkpoints.save(0, result, self._facts(name, given=digest)))
         return result
 
     def loop(
@@ -146,7 +130,7 @@ class RunDirectory:
             FingerprintMismatch: the newest sound checkpoint is not one of such a state.
         """
         checkpoints, state, self._lines = self._checkpoints(name), start, []
-        if (found := checkpoints.newest()) is not None:
+        if (found := by_chief(checkpoints.newest)) is not None:
             number, record = found
             try:
                 state = replace_leaves(start, record.arrays)
@@ -159,13 +143,13 @@ class RunDirectory:
         def save() -> None:
             nonlocal saved
             if state.update != saved:
-                checkpoints.save(state.update, named_leaves(state), self._facts(name))
+                by_chief(lambda: checkpoints.save(state.update, named_leaves(state), self._facts(name)))
                 saved = state.update
 
         try:
-            self.stop.check()
+            self.stop.agree()
             for reached, metrics in steps(state):
-                self.stop.check()  # a step that was under way may have met graders that Ctrl-C ended, too
+                self.stop.agree()  # a step that was under way may have met graders that Ctrl-C ended, too
                 state = reached
                 self.log(**metrics)
                 if state.update % every == 0:
@@ -188,22 +172,21 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
-        self.write_text(name, json.dumps(plain(content), indent=2) + "\n")
+        self.write_text(name, _json(content))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        try:
-            partial.write_text(text)
-            os.replace(partial, self.path / name)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise NotWritten(f"{self.path / name} could not be written: {error.strerror}") from error
+        self.write_file(name, lambda path: path.write_text(text))
+
+    def write_file(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file of the run, whole or not at all, by a function that writes it to a given path."""
+        if self._files is not None:
+            _write_file(self.path / name, write)
 
     def close(self) -> None:
         """Let go of the directory."""
-        self._metrics.close()
-        os.close(self._lock)
+        if self._files is not None:
+            self._files.close()
 
     def _checkpoints(self, stage: str) -> Checkpoints:
         return Checkpoints(self.path / CHECKPOINTS / re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-"))
@@ -217,6 +200,43 @@ class RunDirectory:
             self._append(line)
 
     def _append(self, line: Metrics) -> None:
+        if self._files is not None:
+            self._files.append(line)
+
+
+class _Files:
+    """The open files of a run's directory, and its lock; see `RunDirectory`."""
+
+    def __init__(self, path: Path, config: Any, fingerprint: Fingerprint, resume: bool, allowed: Collection[str]):
+        machine = environment()
+        checkpoints = path / CHECKPOINTS
+        if (path / "config.json").exists() and not checkpoints.is_dir():
+            raise FileExistsError(f"{path} holds a run already, and one that cannot go on: choose another --run-dir")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror}): choose another --run-dir") from error
+        try:
+            stages = _check(path, fingerprint, allowed)
+            if stages:
+                log.info("going on with the run in %s: checkpoints of %d stages are there", path, stages)
+            elif (path / "config.json").exists() and not resume:
+                raise FileExistsError(
+                    f"{path} holds a run already, without a checkpoint: choose another --run-dir, or start it anew by --resume"
+                )
+            checkpoints.mkdir(exist_ok=True)
+            for name, content in (("config.json", dataclasses.asdict(config)), ("environment.json", machine)):
+                _write_file(path / name, functools.partial(Path.write_text, data=_json(content)))
+            self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def append(self, line: Metrics) -> None:
+        """Add a line to metrics.jsonl."""
         content = (json.dumps(line) + "\n").encode()
         try:
             written = self._metrics.write(content)
@@ -225,19 +245,39 @@ class RunDirectory:
         if written != len(content):
             raise NotWritten(f"{self._metrics.name} could not be written: the disk is full")
 
-    def _check(self, allowed: Collection[str]) -> int:
-        """How many stages have a checkpoint; all of them must have this run's fingerprint."""
-        stages = 0
-        for directory in sorted((self.path / CHECKPOINTS).glob("*/")):
-            paths = Checkpoints(directory).paths()
-            stages += bool(paths)
-            for path in paths:
-                try:
-                    recorded = read_manifest(path)["facts"]["fingerprint"]
-                except DamagedRecord:
-                    continue  # told of when the stage is reached
-                check_fingerprint(f"the run in {self.path}", recorded, self.fingerprint, allowed)
-        return stages
+    def close(self) -> None:
+        """Close all of them."""
+        self._metrics.close()
+        os.close(self._lock)
+
+
+def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> int:
+    """How many stages of the run in a directory have a checkpoint; all of them must have this fingerprint."""
+    stages = 0
+    for directory in sorted((path / CHECKPOINTS).glob("*/")):
+        paths = Checkpoints(directory).paths()
+        stages += bool(paths)
+        for found in paths:
+            try:
+                recorded = read_manifest(found)["facts"]["fingerprint"]
+            except DamagedRecord:
+                continue  # told of when the stage is reached
+            check_fingerprint(f"the run in {path}", recorded, fingerprint, allowed)
+    return stages
+
+
+def _write_file(file: Path, write: Callable[[Path], Any]) -> None:
+    partial = file.with_name(f".partial-{file.name}")
+    try:
+        write(partial)
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NotWritten(f"{file} could not be written: {error.strerror}") from error
+
+
+def _json(content: Any) -> str:
+    return json.dumps(plain(content), indent=2) + "\n"
 
 
 def read_metrics(path: Path) -> list[Metrics]:

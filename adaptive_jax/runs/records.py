@@ -61,7 +61,7 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         if stored := {name: array for name, array in arrays.items() if array.size}:  # orbax refuses empty ones
-            with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
+            with _quiet_orbax(), _checkpointer() as checkpointer:
                 checkpointer.save(partial.absolute() / ARRAYS, stored)
         content = {
             "format": FORMAT,
@@ -92,7 +92,7 @@ def read_record(directory: Path) -> Record:
     manifest = check_record(directory)
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in manifest["arrays"].items()}
     if stored := {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, array in arrays.items() if array.size}:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             arrays |= checkpointer.restore(directory.absolute() / ARRAYS, restore_args=stored)
     found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     if found != manifest["arrays"]:
@@ -194,6 +194,15 @@ def tree_digest(tree: Any) -> str:
         digest.update(f"{_name(path)} {array.dtype.name} {np.shape(leaf)};".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Of this process alone: by itself, orbax waits for all processes of a job at every record."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 @contextmanager

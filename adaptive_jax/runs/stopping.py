@@ -6,6 +6,10 @@ import threading
 from types import TracebackType
 from typing import Any
 
+import jax
+
+from adaptive_jax.parallel import largest
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,9 +37,14 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
-        """Raises Stopped if the run has been asked to stop."""
-        if self._asked is not None:
+        """Raises Stopped if the run has been asked to stop; where it has several processes, they stop together (`agree`)."""
+        if self._asked is not None and jax.process_count() == 1:
             raise Stopped(self._asked)
+
+    def agree(self) -> None:
+        """Raises Stopped in all processes if one of them has been asked to stop; all must call it."""
+        if asked := largest(self._asked or 0):
+            raise Stopped(asked)
 
     def __enter__(self) -> "Stop":
         self._reader, self._writer = os.pipe()

@@ -20,8 +20,9 @@ TOLERANCE = 1e-5
 LONGEST_PROGRAM = 1 << 18  # characters
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_INTEGER = re.compile(rb"([+-]?)0*([0-9]+)")
-_NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?")
+# matched in linear time, whatever a program prints
+_INTEGER = re.compile(rb"[+-]?[0-9]+")
+_NUMBER = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,4})?")
 
 
 def judge_many(
@@ -88,22 +89,22 @@ def same_output(written: bytes, expected: str) -> bool:
 
     Integers must be equal: a double, with which CodeContests compares them, cannot tell large ones apart.
     """
-    left, right = written.lower().split(), expected.encode("utf-8", "surrogatepass").lower().split()
+    right = expected.encode("utf-8", "surrogatepass").lower().split()
+    left = written.lower().split(None, len(right))  # what is behind the last token that counts stays one piece
     return len(left) == len(right) and all(map(_same_token, left, right))
 
 
 def _same_token(left: bytes, right: bytes) -> bool:
     if left == right:
         return True
-    integers = _INTEGER.fullmatch(left), _INTEGER.fullmatch(right)
-    if integers[0] and integers[1]:
-        return _signed(integers[0]) == _signed(integers[1])
+    if _INTEGER.fullmatch(left) and _INTEGER.fullmatch(right):
+        return _integer(left) == _integer(right)
     if _NUMBER.fullmatch(left) and _NUMBER.fullmatch(right):
         return abs(float(left) - float(right)) < TOLERANCE
     return False
 
 
-def _signed(integer: re.Match[bytes]) -> tuple[bool, bytes]:
+def _integer(token: bytes) -> tuple[bool, bytes]:
     """Whether it is below zero, and its digits: an integer's value without converting what may be millions of digits."""
-    digits = integer.group(2)
-    return integer.group(1) == b"-" and digits != b"0", digits
+    digits = token.lstrip(b"+-").lstrip(b"0")
+    return token[:1] == b"-" and digits != b"", digits

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaptive_jax.tasks.maths import final_answer, integer_verdict, quick_verdict
+from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
 
 
@@ -17,7 +18,8 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     r"""The verdict on each completion, in order, whatever the number of workers.
 
     "correct"      the last `\boxed{}` is the answer; or the program passes every test
-    "wrong"        it is another answer; or the program fails a test
+    "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`); or the program
+                   fails a test
     "unparseable"  there is no answer, or none that can be read; or no program
     "timeout"      judging it ran out of time or memory
     "error"        a fault of ours: it says nothing about the completion
@@ -48,6 +50,8 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
             verdicts[index] = "unparseable"
         elif quick := quick_verdict(problem.answer, answer):
             verdicts[index] = quick
+        elif echoes(problem.question, problem.answer, answer):
+            verdicts[index] = "wrong"
         else:
             open_maths.setdefault((problem.answer, answer), []).append(index)
     if open_maths:

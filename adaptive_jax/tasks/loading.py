@@ -1,6 +1,6 @@
 r"""Problems by name or from a file, in the field names of their sources.
 
-A row is recognised by its fields:
+A row is recognised by its fields; one that is null counts as missing:
 
     ==============  =====================================  ============================================
     source          fields                                 answer
@@ -10,12 +10,13 @@ A row is recognised by its fields:
     MATH, AIME      problem, solution, answer?             `answer`, else the solution's last `\boxed{}`
     SVAMP           Body, Question, Answer                 `Answer`
     CodeContests    description, tests                     every test: [{"input", "output"}, ...]
-    CodeContests    description, public_tests, ...         as published: {"input": [...], "output": [...]}
+    CodeContests    description, public_tests, ...         the same, or as published {"input": [...], "output": [...]}
     ==============  =====================================  ============================================
 """
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -204,10 +205,11 @@ def as_problem(row: Row) -> Problem:
     """
     if not isinstance(row, Mapping):
         raise MalformedRow(f"a {type(row).__name__}, where an object such as {{'problem': ..., 'answer': ...}} belongs")
-    identity = str(next((row[key] for key in ("id", "ID", "unique_id") if row.get(key) is not None), ""))
+    row = {field: value for field, value in row.items() if value is not None}  # a table's empty cells
+    identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
-        return Problem(identity or str(row.get("name") or ""), question, "", "code", tests=_cases(row))
+        return Problem(identity or str(row.get("name", "")), question, "", "code", tests=_cases(row))
     if "Body" in row:
         body = _text(row, "Body")
         body += " " if body[-1] in ".,?!" else ", "
@@ -242,6 +244,8 @@ def _answer(row: Row, field: str) -> str:
     """An answer as text; numbers are welcome, and 5.0 is 5."""
     value = row.get(field)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise MalformedRow(f"field {field!r} is {value}; give a finite number or a string")
         return str(int(value)) if value == value // 1 else str(value)
     return _text(row, field)
 
@@ -262,17 +266,25 @@ def _boxed(solution: str) -> str:
 
 
 def _cases(row: Row) -> tuple[Case, ...]:
-    shape = "[{'input': str, 'output': str}, ...]" if "tests" in row else "{'input': [str, ...], 'output': [str, ...]}"
-    try:
-        if "tests" in row:
-            cases = [Case(test["input"], test["output"]) for test in row["tests"]]
-        else:
-            parts = [row[key] for key in ("public_tests", "private_tests", "generated_tests") if row.get(key)]
-            cases = [Case(*pair) for part in parts for pair in zip(part["input"], part["output"], strict=True)]
-    except (TypeError, KeyError, ValueError):
-        raise MalformedRow(f"the tests are not {shape}") from None
-    if not all(isinstance(text, str) for case in cases for text in (case.input, case.output)):
-        raise MalformedRow(f"the tests are not {shape}")
-    if not any(case.output.strip() for case in cases):
+    if "tests" in row:
+        tests = _tests(row, "tests")
+    else:
+        tests = [test for part in ("public_tests", "private_tests", "generated_tests") for test in _tests(row, part)]
+    if not any(test.output.strip() for test in tests):
         raise MalformedRow("no test expects any output, so a program that does nothing would pass; add a test")
-    return tuple(cases)
+    return tuple(tests)
+
+
+def _tests(row: Row, field: str) -> list[Case]:
+    part = row.get(field, [])
+    try:
+        if isinstance(part, Mapping):
+            cases = [Case(*pair) for pair in zip(part["input"], part["output"], strict=True)]
+        else:
+            cases = [Case(test["input"], test["output"]) for test in part]
+    except (TypeError, KeyError, ValueError):
+        cases = None
+    if cases is None or not all(isinstance(text, str) for case in cases for text in (case.input, case.output)):
+        shapes = "[{'input': str, 'output': str}, ...] or {'input': [str, ...], 'output': [str, ...]}"
+        raise MalformedRow(f"field {field!r} is not {shapes}")
+    return cases

@@ -10,9 +10,13 @@ Only math-verify's LaTeX extraction is used: its plain-expression extraction han
 import json
 import math
 import os
+import re
 import resource
 import sys
 from functools import lru_cache
+
+SMALL, TOLERANCE = 1e-2, 1e-4  # numbers up to SMALL are compared relatively
+_DELIMITER = re.compile(r"\\?\$|(?<!\\)\\[()\[\]]")
 
 
 def main(seconds: int, megabytes: int) -> None:
@@ -29,6 +33,7 @@ def main(seconds: int, megabytes: int) -> None:
         import logging
 
         from math_verify import LatexExtractionConfig, parse, verify
+        from sympy import Expr
 
         logging.disable()
     except Exception as fault:
@@ -36,10 +41,24 @@ def main(seconds: int, megabytes: int) -> None:
         return
     reply("ready")
 
-    extraction = [LatexExtractionConfig(boxed_match_priority=0)]
+    # the box alone is read: no other formula, in dollar signs or behind "the answer is", may stand in for one it cannot read
+    extraction = [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)]
 
     def parsed(answer: str) -> list:
-        return parse(rf"\boxed{{{answer}}}", extraction, fallback_mode="no_fallback", parsing_timeout=None)
+        box = rf"\boxed{{{_DELIMITER.sub(' ', answer)}}}"
+        return parse(box, extraction, fallback_mode="no_fallback", parsing_timeout=None)
+
+    def same(gold: list, answer: list) -> bool:
+        if not verify(gold, answer, timeout_seconds=None):
+            return False
+        # it rounds to 6 decimals, so that all small numbers are alike
+        left, right = (getattr(side[0], "rhs", side[0]) for side in (gold, answer))
+        if not (isinstance(left, Expr) and isinstance(right, Expr)):
+            return True
+        sizes = [abs(number.doit().evalf(20)) for number in (left, right, left - right)]
+        if not all(size.is_comparable for size in sizes):  # there are variables
+            return True
+        return bool(max(sizes) > SMALL or sizes[2] <= TOLERANCE * max(sizes))
 
     parsed_gold = lru_cache(maxsize=256)(parsed)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
@@ -51,7 +70,7 @@ def main(seconds: int, megabytes: int) -> None:
         if not expression:
             reply("unparseable")
         else:
-            reply("correct" if verify(parsed_gold(gold), expression, timeout_seconds=None) else "wrong")
+            reply("correct" if same(parsed_gold(gold), expression) else "wrong")
 
 
 if __name__ == "__main__":

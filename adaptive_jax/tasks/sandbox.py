@@ -199,12 +199,24 @@ def _tasks_of(uid: int) -> int:
 
 @cache
 def _installation() -> list[str]:
-    """The files Python needs: itself, its library, the system's shared libraries."""
+    """The files Python needs: itself, its library, the system's shared libraries; never ours, where expected outputs are."""
     libraries = [Path(folder, name) for folder in ("/", "/usr", sys.base_prefix) for name in ("lib", "lib64")]
     needed = [Path(sys.executable).resolve(), *libraries]
     needed += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
     needed.append(Path("/etc/ld.so.cache"))
-    return [str(path) for path in dict.fromkeys(needed) if path.exists()]
+    visible = [part for path in dict.fromkeys(needed) if path.exists() for part in _without(path, _FOLDER.resolve())]
+    return [str(path) for path in visible]
+
+
+def _without(path: Path, hidden: Path) -> list[Path]:
+    """`path`, or where `hidden`, a resolved path, lies below it (this package among the system's), all that is beside it."""
+    if not hidden.is_relative_to(path.resolve()):
+        return [path]
+    if hidden.samefile(path):
+        return []
+    # a link to a folder above would lead round in circles
+    beside = (child for child in path.iterdir() if not (child.is_symlink() and hidden.is_relative_to(child.resolve())))
+    return [part for child in beside for part in _without(child, hidden)]
 
 
 def _command(tier: Tier, settings: int, limits: Limits) -> list[str]:

@@ -14,6 +14,7 @@ from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
 from adaptive_jax.decoding.waiting import Admissions, round_up, waves
+from adaptive_jax.parallel import Lanes
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.policies.token import token_adapter
 from experiments.bench.measure import Findings, compilations, log
@@ -157,10 +158,10 @@ def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
 def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:
     """The same loop on one batch, for `steps` steps: until its longest completion ends."""
     policy, count = work.policy, len(prompts)
-    wave = next(waves(work.decoder, prompts, 1, count))
-    admissions = Admissions(prompts, 1, jax.random.key(SEED))
+    wave = next(waves(work.decoder, Lanes(), prompts, 1, count))
+    admissions = Admissions(Lanes(), prompts, 1, jax.random.key(SEED))
     size = round_up(len(prompts[0].tokens) + LONGEST)
-    state = loop.empty_state(work.decoder, wave.prefill.last, jax.random.key(SEED), rows=count, size=size)
+    state = loop.empty_state(work.decoder, jax.random.key(SEED), wave.prefill.last, rows=count, size=size)
     harvest = TrajectoryBuilder(admissions.budgets, work.stop_ids)
     state = loop.admit(work.decoder, policy, state, wave.prefill, admissions.of(wave, np.arange(count), count, harvest))
     stops = jnp.asarray(work.stop_ids, jnp.int32)

@@ -45,7 +45,7 @@ class _Decoding:
             samples=zeros + 1,
             key=loop.completion_keys(key, identities, jnp.arange(rows, dtype=jnp.int32)),
         )
-        empty = loop.empty_state(decoder, prompt.last, key, rows=rows, size=self._size)
+        empty = loop.empty_state(decoder, key, prompt.last, rows=rows, size=self._size)
         self.state = loop.admit(decoder, policy, empty, prompt, everywhere)
 
     def __call__(self) -> object:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from adaptive_jax.evaluation.evaluate import Scores
 from adaptive_jax.evaluation.figures import budget_figure, coverage_figure, pass_figure, training_figure
-from adaptive_jax.evaluation.results import pass_rows, rows_of
+from adaptive_jax.evaluation.results import budget_rows, pass_rows
 from tests.evaluation.coverage_rows import coverage_rows
 
 
@@ -43,13 +42,11 @@ def test_training_figure(tmp_path: Path, updates: int) -> None:
 
 
 def test_budget_figure(tmp_path: Path) -> None:
-    rewards = (np.random.default_rng(0).random((50, 1, 3)) < 0.4).astype(np.float32)
-    runs = [Scores(rewards, np.ones(rewards.shape, bool))]
-    rows = [row for method in ("greedy", "entropy-only", "token adapter") for row in rows_of(method, "all", (8, 16, 32), runs)]
+    runs, methods = [np.random.default_rng(0).random((50, 3)) < 0.4], ("greedy", "entropy-only", "token adapter")
+    rows = [row for method in methods for row in budget_rows(method, "all", "pass@1", (8, 16, 32), runs)]
     budget_figure(tmp_path / "three.png", rows)
     budget_figure(tmp_path / "trained.png", rows, trained=["entropy-only"])
-    alone = Scores(rewards[:, :, :1], np.ones((50, 1, 1), bool))
-    budget_figure(tmp_path / "one.png", rows_of("greedy", "all", (64,), [alone]))
+    budget_figure(tmp_path / "one.png", budget_rows("greedy", "all", "pass@1", (64,), [runs[0][:, :1]]))
     pictures = [read(tmp_path / f"{name}.png") for name in ("three", "trained", "one")]
     assert not any(np.array_equal(left, right) for left, right in itertools.combinations(pictures, 2))
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, paired_ci95, pass_at_k, spread
+from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, mean_of_known, paired_ci95, pass_at_k, spread
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,12 @@ def test_binomial_interval(value: float, n: int, expected: float) -> None:
 def test_binomial_interval_is_the_spread_of_binomial_counts() -> None:
     draws = np.random.default_rng(0).binomial(300, 0.3, 100_000) / 300
     assert binomial_ci95(0.3, 300) == pytest.approx(1.96 * draws.std(), rel=0.02)
+
+
+def test_mean_of_what_is_known() -> None:
+    nothing = [np.nan, np.nan, np.nan]
+    values = np.array([[1.0, np.nan, 0.5], [0.0, 2.0, 1.0]]).T
+    np.testing.assert_allclose(mean_of_known(np.column_stack([values, nothing])), [0.75, 1.0, 0.0])
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from adaptive_jax.evaluation.results import Gain, pass_rows
-from adaptive_jax.evaluation.tables import coverage_table, paper_note, pass_caption, pass_table, points
+from adaptive_jax.evaluation.results import Gain, budget_rows, pass_rows
+from adaptive_jax.evaluation.tables import coverage_table, paper_values, pass_caption, pass_table
 from tests.evaluation.coverage_rows import coverage_rows
 
 
@@ -48,12 +48,20 @@ def test_pass_table() -> None:
     assert "1 training seed." in caption
 
 
-def test_points() -> None:
-    assert points(None) == ""
-    assert points(Gain("x", -0.031, (-0.06, 0.001))) == "-3.1 [-6.0, +0.1]"
+def test_pass_table_with_token_budgets() -> None:
+    rows = [row for name in ("best static", "adapter") for row in budget_rows(name, "all", "pass@1", (8, 16), [np.eye(2)])]
+    header, _, *body = cells(pass_table(rows, ["pass@1"]))
+    assert header == ["metric", "CoT", "b", "best static", "adapter"]
+    assert [line[:3] for line in body[::2]] == [["Pass@1", "all", b] for b in ("8", "16", "mean")]
 
 
 def test_the_papers_numbers_stand_beside_their_own_model_and_data_set_only() -> None:
-    assert "2 to 3 points" in paper_note("Qwen/Qwen3-4B", "math")
+    for adapter, reached in (("token adapter, budget", 0.823), ("sequence adapter, budget", 0.742)):
+        values = paper_values("Qwen/Qwen3-4B", "math", adapter)
+        assert values == {"pass@1": {"best static": 0.721, adapter: reached}}
+        rows = [row for name in ("best static", "LPO", adapter) for row in pass_rows(name, "mix", 28, [np.ones((4, 2))])]
+        last = cells(pass_table(rows, ["pass@1", "pass@2"], values))[4]
+        assert last == ["Pass@1, the paper's", "", "72.1", "", f"{100 * reached:.1f}"]
+        assert "paper" not in pass_table(rows, ["pass@1", "pass@2"])
     for model, dataset in (("tiny", "math"), ("Qwen/Qwen3-4B", "gsm8k"), ("Qwen/Qwen3-4B-Base", "math")):
-        assert paper_note(model, dataset) == ""
+        assert paper_values(model, dataset, "token adapter, budget") == {}

@@ -57,6 +57,16 @@ def test_a_file_is_divided(tmp_path: Path) -> None:
     assert_disjoint(splits)
 
 
+def test_problems_that_are_passed_over_are_in_no_part(tmp_path: Path) -> None:
+    every = load_splits(Config(limit=50, train_limit=200))
+    later = load_splits(Config(limit=20, skip=30, train_limit=200))
+    assert texts(later) == [texts(every)[0][30:], *texts(every)[1:]]
+    file = write(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(30)])
+    test, validation, train = texts(load_splits(Config(dataset=file, limit=5, skip=7, train_limit=10)))
+    assert test == [f"Question {n}?" for n in range(7, 12)]
+    assert validation + train == [f"Question {n}?" for n in range(12, 24)]
+
+
 @pytest.mark.parametrize("own_file", [False, True])
 def test_what_is_evaluated_is_never_trained_on(tmp_path: Path, own_file: bool) -> None:
     """Questions that come again, in another case or with other white space, are left out of training."""

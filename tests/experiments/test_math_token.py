@@ -1,6 +1,7 @@
 """The main experiment from the command line: a whole run, a killed one, and flags that cannot be."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
+from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import read_metrics
 from adaptive_jax.runs.inspection import inspect_run
@@ -26,11 +28,20 @@ from experiments.common import launch
 
 ROOT = Path(__file__).parents[2]
 # Direct answers, so that every prompt is of one width, and few rows: few programs to compile.
-SMALL = "--limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 2 --rows 8 --cot none --budget 24 6 --seed 5"
-SMALL += " --checkpoint-every 1"
-FIXED = ["greedy", "static 0.5", "static 1", "static 1.25", "mixed static", "hand-written schedule"]
-LEARNT = ["entropy-only", "token adapter, no budget", "token adapter, budget"]
+SMALL = "--limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 3 --rows 8 --cot none --budget 24 6 --seed 5"
+SMALL += " --checkpoint-every 1 --samples 2"
+ACTIONS = [{"temperature": 0.0}, {"temperature": 0.5}, {"temperature": 1.25, "top_p": 0.9}]
+STATIC = ["greedy", "static 0.5", "static 1.25, top-p 0.9"]
+FIXED = [*STATIC, "best static", "mixed static", "hand-written schedule", "oracle"]
+LEARNT = ["entropy-only", "LPO", "token adapter, no budget", "token adapter, budget"]
+METHODS = ["entropy-only", "lpo", "token-adapter-no-budget", "token-adapter-budget"]
 FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed"}
+CELLS = [("pass@1", 6), ("pass@1", 24), ("pass@1", "mean"), ("pass@2", 6), ("pass@2", 24), ("pass@2", "mean")]
+
+
+def small(folder: Path) -> list[str]:
+    """The flags of a small run with an action set of its own, and problems of another distribution."""
+    return [*SMALL.split(), "--actions", str(folder / "set.json"), "--eval-dataset", str(folder / "other.jsonl")]
 
 
 def start(run: Path, cache: Path, *flags: str) -> subprocess.Popen[str]:
@@ -41,14 +52,19 @@ def start(run: Path, cache: Path, *flags: str) -> subprocess.Popen[str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
-    command = [sys.executable, "-m", "experiments.math_token", *SMALL.split(), "--run-dir", str(run), *flags]
+    command = [sys.executable, "-m", "experiments.math_token", *small(cache), "--run-dir", str(run), *flags]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """A compilation cache, an action set, and problems of another distribution."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "set.json").write_text(json.dumps({"actions": ACTIONS}))
+    others = [{"id": f"other {n}", "question": f"Compute {n}+{n}.", "answer": str(2 * n)} for n in range(1, 6)]
+    (folder / "other.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in others))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +77,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, 
     return run, out, err
 
 
-def results(run: Path) -> dict[str, Any]:
-    return json.loads((run / "results.json").read_text())
+def results(run: Path, name: str = "results.json") -> dict[str, Any]:
+    return json.loads((run / name).read_text())
 
 
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md"}
-    assert {path.name for path in run.iterdir()} == files | {"training.png", "budgets.png", "adapters", "checkpoints", ".lock"}
-    for figure in ("training.png", "budgets.png"):
+    others = {"transfer-results.json", "adapters", "checkpoints", ".lock"}
+    figures = {"training.png", "budgets.png", "transfer-budgets.png"}
+    assert {path.name for path in run.iterdir()} == files | figures | others
+    for figure in figures:
         content = (run / figure).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(content) > 10_000
@@ -84,38 +102,70 @@ def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     assert "Warning" not in err
 
 
-def test_results_are_consistent(whole: tuple[Path, str, str]) -> None:
-    content = results(whole[0])
-    assert [content[key] for key in ("experiment", "model", "dataset")] == ["math_token", "tiny", "arithmetic"]
-    rows = content["rows"]
-    assert [(row["method"], row["budget"]) for row in rows] == [(m, b) for m in FIXED + LEARNT for b in (6, 24, "mean")]
-    for row in rows:
-        assert set(row) == FIELDS
-        assert (row["cot"], row["metric"], row["n"], row["seeds"]) == ("none", "pass@1", 24, 1)
+@pytest.mark.parametrize(("name", "count"), [("results.json", 24), ("transfer-results.json", 5)])
+def test_results_are_consistent(whole: tuple[Path, str, str], name: str, count: int) -> None:
+    content = results(whole[0], name)
+    assert [content[key] for key in ("experiment", "model")] == ["math_token", "tiny"]
+    assert content["dataset"].rpartition("/")[2] == ("arithmetic" if count == 24 else "other.jsonl")
+    rows = {(row["method"], row["metric"], row["budget"]): row for row in content["rows"]}
+    assert list(rows) == [(method, *cell) for method in FIXED + LEARNT for cell in CELLS]
+    assert len(rows) == len(content["rows"])
+    for (method, metric, budget), row in rows.items():
+        assert set(row) == FIELDS | ({"gain"} if method != "best static" else set())
+        assert (row["cot"], row["n"], row["seeds"]) == ("none", count, 1)
         assert 0 <= row["value"] <= 1
-        assert row["ci95"] == pytest.approx(1.96 * (row["value"] * (1 - row["value"]) / 24) ** 0.5)
+        assert row["ci95"] == pytest.approx(1.96 * (row["value"] * (1 - row["value"]) / count) ** 0.5)
         assert row["by_seed"] == [row["value"]]
         assert row["spread"] == 0
-    for small, large, mean in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
-        assert mean["value"] == pytest.approx((small["value"] + large["value"]) / 2)
-        for row in (small, large):
-            assert 24 * row["value"] == pytest.approx(round(24 * row["value"]), abs=1e-4)
-    assert max(row["value"] for row in rows) > 0
+        assert row["value"] <= rows[method, "pass@2", budget]["value"]
+        assert row["value"] <= rows["oracle", metric, budget]["value"] or method not in STATIC
+        if method != "best static":
+            assert row["gain"]["over"] == "best static"
+            assert row["gain"]["value"] == pytest.approx(row["value"] - rows["best static", metric, budget]["value"])
+            assert row["gain"]["ci95"][0] <= row["gain"]["value"] <= row["gain"]["ci95"][1]
+        if budget == "mean":
+            assert row["value"] == pytest.approx((rows[method, metric, 6]["value"] + rows[method, metric, 24]["value"]) / 2)
+        else:
+            wins = (2 if metric == "pass@1" else 1) * count * row["value"]  # two completions
+            assert wins == pytest.approx(round(wins), abs=1e-4)
+    assert max(row["value"] for row in rows.values()) > 0
+    assert set(content["verdicts"]) == {*FIXED, *LEARNT} - {"best static", "oracle"}
     table = (whole[0] / "results.md").read_text()
-    for row in rows:
-        (line,) = re.findall(rf"^\| {re.escape(row['method'])} \|.*", table, re.M)
-        assert f"| {100 * row['value']:.1f} ± {100 * row['ci95']:.1f} |" in line
+    for (method, _, _), row in rows.items():
+        found = re.findall(rf"^\| {re.escape(method)} \|.*", table, re.M)
+        assert len(found) == 4  # two metrics of two data sets
+        assert any(f"| {100 * row['value']:.1f} ± {100 * row['ci95']:.1f} |" in line for line in found)
+
+
+def test_best_static_is_chosen_on_validation_problems(whole: tuple[Path, str, str]) -> None:
+    """By the verdicts of the stages that only validation problems are in; on test problems it is then that action's row."""
+    stages = whole[0] / "checkpoints"
+    folders = ["greedy", "static-0.5", "static-1.25-top-p-0.9"]
+    tried = [Checkpoints(stages / f"validating-{folder}").newest()[1].arrays["rewards"] for folder in folders]
+    assert {rewards.shape for rewards in tried} == {(8, 4, 2)}
+    reached = {"pass@1": [wins.mean(axis=(0, 1)) for wins in tried]}
+    pairs = [wins[:, list(pair)].max(axis=1).mean(axis=0) for wins in tried for pair in itertools.combinations(range(4), 2)]
+    reached["pass@2"] = np.reshape(pairs, (3, 6, 2)).mean(axis=1).tolist()
+    lines = {line["metric"]: line for line in read_metrics(whole[0]) if line.get("event") == "best static"}
+    rows = {(row["method"], row["metric"], row["budget"]): row["value"] for row in results(whole[0])["rows"]}
+    for metric, means in reached.items():
+        for budget, column in ((6, 0), (24, 1)):
+            best = STATIC[int(np.argmax([mean[column] for mean in means]))]
+            assert lines[metric][f"b = {budget}"] == best
+            assert rows["best static", metric, budget] == rows[best, metric, budget]
 
 
 def test_metrics_tell_the_training(whole: tuple[Path, str, str]) -> None:
-    settings, opening, *lines = read_metrics(whole[0])
+    settings, *best, opening = (line for line in read_metrics(whole[0]) if "event" in line)
+    lines = [line for line in read_metrics(whole[0]) if "update" in line]
+    assert [line["event"] for line in best] == ["best static"] * 2
     assert settings["event"] == "settings"
     assert settings["seed 5"]["prompts"] == 4
     assert settings["seed 5"]["budgets"] == [6, 24]
+    assert settings["seed 5"]["samples"] == 2
     assert (opening["event"], opening["seed"], opening["questions"]) == ("prompt filter", 5, 32)
     assert 0 < opening["usable"] < 32
-    methods = ["entropy-only", "token-adapter-no-budget", "token-adapter-budget"]
-    assert [(line["method"], line["update"]) for line in lines] == [(m, u) for m in methods for u in (1, 2)]
+    assert [(line["method"], line["update"]) for line in lines] == [(m, u) for m in METHODS for u in (1, 2)]
     assert {line["seed"] for line in lines} == {5}
     for line in lines:
         assert line["applied"]
@@ -124,7 +174,7 @@ def test_metrics_tell_the_training(whole: tuple[Path, str, str]) -> None:
         assert sum(line["action_probabilities"]) == pytest.approx(1, abs=1e-5)
         assert 0 <= line["reward"] <= 1
         assert 0 <= line["validation_reward"] <= 1
-    assert lines[0]["action_probabilities"] == pytest.approx([0.25] * 4)
+    assert lines[0]["action_probabilities"] == pytest.approx([1 / 3] * 3)
 
 
 def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> None:
@@ -133,7 +183,10 @@ def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> Non
     prompts = [aj.prompt(lm, problem, cot=False) for problem in aj.load_problems("arithmetic", split="test", limit=4)]
     adapter = aj.load_adapter(run)
     assert (adapter.inputs, adapter.budget_scale) == ("hidden+budget", 24)
-    untrained = aj.token_adapter(lm.config.hidden_size, budget_scale=24, seed=5)
+    actions = SamplingParams.stack([SamplingParams(**action) for action in ACTIONS])
+    for found, wanted in zip(jax.tree.leaves(adapter.actions), jax.tree.leaves(actions), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    untrained = aj.token_adapter(lm.config.hidden_size, actions=actions, budget_scale=24, seed=5)
     before, after = (jax.tree.leaves(policy.params) for policy in (untrained, adapter))
     assert all(np.isfinite(leaf).all() for leaf in after)
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
@@ -142,8 +195,8 @@ def test_trained_adapters_load_and_generate(whole: tuple[Path, str, str]) -> Non
         assert completion.text
         assert len(completion.actions) == len(completion.tokens)
     chosen = np.concatenate([completion.actions for group in done for completion in group])
-    assert set(chosen.tolist()) == {0, 1, 2, 3}
-    for method, inputs in (("entropy-only", "entropy"), ("token-adapter-no-budget", "hidden")):
+    assert set(chosen.tolist()) == {0, 1, 2}
+    for method, inputs in (("entropy-only", "entropy"), ("lpo", "hidden"), ("token-adapter-no-budget", "hidden")):
         assert aj.load_adapter(run, method=method, seed=5).inputs == inputs
 
 
@@ -167,17 +220,17 @@ def test_a_run_that_is_killed_and_goes_on_comes_to_the_same(tmp_path: Path, cach
     lines = read_metrics(run)
     assert lines == read_metrics(whole[0])[: len(lines)]
     rows = results(run)["rows"]
-    assert [row["method"] for row in rows[::3]] == FIXED
+    assert [row["method"] for row in rows[::6]] == FIXED
     assert rows == results(whole[0])["rows"][: len(rows)]  # the seed fixes every draw
 
     with start(run, cache) as process:
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert f"going on with the run in {run}: checkpoints of 8 stages are there" in out
-    for name in ("results.json", "results.md", "metrics.jsonl"):
+    assert f"going on with the run in {run}: checkpoints of 15 stages are there" in out
+    for name in ("results.json", "transfer-results.json", "results.md", "metrics.jsonl"):
         assert (run / name).read_bytes() == (whole[0] / name).read_bytes()
     assert durable(run) == durable(whole[0])
-    assert len(durable(run)) == 7 + 3 * 2 + 3
+    assert len(durable(run)) == 3 + 2 * 5 + 1 + 4 * 3 + 4
     assert inspect_run(run)[1]
 
 
@@ -222,6 +275,12 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
         ("--updates 0", "--updates 0: give at least 1"),
         ("--prompts 0", "--prompts 0: give at least 1"),
         ("--completions 1", "--completions 1: give at least 2"),
+        ("--samples 0", "--samples 0: give at least 1"),
+        ("--samples 8", "--samples 8: give less than --completions, which is 8"),
+        ("--skip -1", "--skip -1: give at least 0"),
+        ("--actions nowhere.json", "nowhere.json: no such file"),
+        ("--eval-dataset arithmetic", "--eval-dataset arithmetic is --dataset"),
+        ("--eval-dataset programs", "--eval-dataset programs holds programming problems"),
         ("--checkpoint-every 0", "--checkpoint-every 0: give at least 1"),
         ("--run-dir None --resume", "--resume goes with --run-dir: name the run"),
         ("--validate-every 0", "--validate-every 0: give at least 1"),
@@ -260,10 +319,10 @@ def test_a_flag_that_cannot_be_is_named(
 
 @pytest.mark.usefixtures("_loggers")
 def test_going_on_with_something_else_is_refused(
-    whole: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, str, str], cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != ".lock"}
-    assert run_with(monkeypatch, *SMALL.split(), "--train-limit", "28", "--run-dir", str(whole[0]), "--resume") == 2
+    assert run_with(monkeypatch, *small(cache), "--train-limit", "28", "--run-dir", str(whole[0]), "--resume") == 2
     told = capsys.readouterr().err
     assert re.search(
         r"train-limit was 32 and is 28; .*training-problems was \"32 problems \w+\" and is \"28 problems \w+\"\. "

@@ -81,10 +81,9 @@ def test_preferences_are_the_best_and_the_worst_of_a_group() -> None:
     actions = jnp.asarray([[5, 6, 7, 8], [1, 2, 3, 4], [9, 10, 11, 12]], jnp.int32)
     batch = preferences(Draws(jnp.eye(3), actions, rewards))
     np.testing.assert_array_equal(batch.weight, [1, 0, 1])
-    np.testing.assert_array_equal(batch.actions.reshape(3, 2)[np.array([0, 2])], [[6, 5], [9, 11]])
-    np.testing.assert_array_equal(batch.sign, [1, -1] * 3)
-    np.testing.assert_array_equal(batch.pair, [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(batch.features, np.repeat(np.eye(3), 2, axis=0))
+    np.testing.assert_array_equal(batch.actions[np.array([0, 2])], [[6, 5], [9, 11]])
+    np.testing.assert_array_equal(batch.sign, [[1, -1]] * 3)
+    np.testing.assert_array_equal(batch.features, np.stack([np.eye(3)] * 2, axis=1))
 
 
 @pytest.mark.parametrize("rule", ["reinforce", "lpo"])

@@ -10,7 +10,14 @@ import optax
 import pytest
 from flax import nnx
 
-from adaptive_jax.learning.reinforce import Decisions, leave_one_out, pad_decisions, reinforce_loss, reinforce_update
+from adaptive_jax.learning.reinforce import (
+    Decisions,
+    leave_one_out,
+    pad_decisions,
+    pass_advantages,
+    reinforce_loss,
+    reinforce_update,
+)
 from tests.policies.adapters import random_adapter
 
 # The toy problem: two decisions, each one of A actions; what the second one sees depends on the first action.
@@ -76,6 +83,42 @@ def test_leave_one_out_is_a_plain_loop(seed: int) -> None:
 
 def test_a_group_of_one_teaches_nothing() -> None:
     np.testing.assert_array_equal(leave_one_out(np.ones((3, 1), np.float32)), np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 5])
+def test_pass_advantages_are_those_of_all_subsets(samples: int) -> None:
+    """Every B completions that include one, against every B of the others, one subset after the other."""
+    rng = np.random.default_rng(samples)
+    rewards = (rng.random((30, 6)) < rng.random((30, 1))).astype(np.float32)
+    valid = rng.random((30, 6)) < 0.8
+    expected = np.zeros((30, 6))
+    for n, i in itertools.product(range(30), range(6)):
+        others = [j for j in range(6) if j != i and valid[n, j]]
+        if valid[n, i] and len(others) >= samples:
+            with_it = [max(rewards[n, [i, *rest]]) for rest in itertools.combinations(others, samples - 1)]
+            without = [max(rewards[n, list(subset)]) for subset in itertools.combinations(others, samples)]
+            expected[n, i] = np.mean(with_it) - np.mean(without)
+    assert (valid.sum(axis=1) <= samples).any() or samples < 5  # too few others to draw B of them
+    found = pass_advantages(np.where(valid, rewards, 0), valid, samples)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_gradient_of_pass_advantages_is_that_of_pass_at_b() -> None:
+    """One decision with A actions, all groups of 4 completions by their probability: d Pass@2 / d logits, over B = 2."""
+    z = np.array([0.3, -0.2, 0.1])
+    chance, solves = np.exp(z) / np.exp(z).sum(), np.array([0.0, 1.0, 0.0])
+    groups = np.array(list(itertools.product(range(3), repeat=4)))
+    advantages = pass_advantages(solves[groups].astype(np.float32), np.ones(groups.shape, bool), 2)
+    scores = np.eye(3)[groups] - chance  # d log pi(a) / dz
+    found = (chance[groups].prod(axis=1)[:, None] * (advantages[..., None] * scores).mean(axis=1)).sum(axis=0)
+    exact = (1 - chance[1]) * chance[1] * (solves - chance)  # of 1 - (1 - p)^2, halved
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+
+
+def test_pass_at_b_needs_more_completions_than_b() -> None:
+    with pytest.raises(ValueError, match="Pass@4 as a reward needs 1 to G - 1 samples: a prompt has G = 4 completions"):
+        pass_advantages(np.ones((2, 4), np.float32), np.ones((2, 4), bool), 4)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,20 @@ def test_learns_which_action_is_right() -> None:
     assert rewards.mean() > 0.9
 
 
+@pytest.mark.parametrize("changes", [{"rule": "lpo", "beta": 0.3}, {"samples": 4}])
+def test_learns_which_action_is_right_by_preferences_and_by_pass_at_b(changes: dict[str, Any]) -> None:
+    *_, (state, _) = trained(ENVIRONMENT, dataclasses.replace(SETTINGS, **changes))
+    _, rewards, _ = collect(ENVIRONMENT, untrained(), SETTINGS, EVERY, np.full(12, 5), update=999)
+    _, later, _ = collect(ENVIRONMENT, state.adapter, SETTINGS, EVERY, np.full(12, 5), update=999)
+    assert later.mean() > rewards.mean() + 0.2
+
+
+def test_the_rewards_samples_need_as_many_other_completions() -> None:
+    for samples in (0, 8):
+        with pytest.raises(ValueError, match=f"samples is {samples}: give 1 to 7"):
+            first_state(untrained(), dataclasses.replace(SETTINGS, samples=samples), EVERY)
+
+
 def test_an_update_is_a_function_of_settings_and_number() -> None:
     runs = [list(itertools.islice(trained(ENVIRONMENT, SETTINGS), 2)) for _ in range(2)]
     for (left, metrics), (right, same) in zip(*runs, strict=True):

@@ -382,7 +382,9 @@ def test_a_file_system_without_locks_is_told(
 
 def test_a_full_disk_is_told(run: RunDirectory) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
-        metrics, run._metrics = run._metrics, full
+        files = run._files
+        assert files is not None
+        metrics, files._metrics = files._metrics, full
         with pytest.raises(NotWritten, match="/dev/full could not be written: No space left"):
             run.log(update=1)
-        run._metrics = metrics
+        files._metrics = metrics

@@ -69,6 +69,17 @@ def test_outputs_are_compared_by_the_rule_of_codecontests(written: bytes, expect
     assert same_output(written, expected) is same
 
 
+def test_whatever_a_program_prints_is_compared_in_linear_time() -> None:
+    """In quadratic time one of these would take a day."""
+    flood = 1 << 22
+    assert not same_output(b"0" * flood + b"x", "1")
+    assert not same_output(b"1" * flood + b"e", "1")
+    assert not same_output(b"." * flood, "0.5")
+    assert not same_output(b"1 " * flood, "1 1")
+    assert same_output(b"1" + b" \n" * flood, "1")
+    assert same_output(b"-" + b"0" * flood + b"7", "-7")
+
+
 def test_without_a_sandbox_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "tiers", lambda: {"bubblewrap": "missing", "landlock": "missing"})
     with pytest.raises(SandboxUnavailable):

@@ -2,6 +2,7 @@ import json
 import logging
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,23 @@ from adaptive_jax.tasks.loading import HUB, load_problems
 from adaptive_jax.tasks.problem import Case, Problem, normalise_question, shared
 
 SVAMP = {"ID": "chal-1", "Body": "Dan has 5 pens", "Question": "How many are left?", "Answer": 5.0, "Equation": "5"}
+MATH = {"problem": "Q", "level": "Level 1", "type": "Algebra", "solution": r"so $\boxed{\frac{1}{2}}$."}
+GSM8K = {"question": "Q", "answer": "4*2=<<4*2=8>>8\n#### 1,008"}
+AIME = {"id": "2025-I-1", "problem": "Q", "answer": "70", "solution": "long", "url": "...", "year": 2025}
+PUBLISHED = {  # CodeContests as on the hub
+    "name": "p1",
+    "description": "Double it.",
+    "public_tests": {"input": ["2"], "output": ["4"]},
+    "private_tests": {"input": [], "output": []},
+    "generated_tests": {"input": ["3", "4"], "output": ["6", "8"]},
+    "source": 2,
+    "difficulty": 7,
+    "solutions": {"language": [3, 2], "solution": ["print(int(input()) * 2)", "int main() {}"]},
+    "incorrect_solutions": {"language": [3], "solution": ["print(4)"]},
+    "time_limit": {"seconds": 2, "nanos": 0},
+    "input_file": "",
+}
+DOUBLE = Problem("p1", "Double it.", "", "code", tests=(Case("2", "4"), Case("3", "6"), Case("4", "8")))
 CONTEST = {"id": "a", "description": "Double it.", "solution": "...", "tests": [{"input": "2", "output": "4"}]}
 
 
@@ -32,16 +50,12 @@ def write_jsonl(folder: Path, *rows: object, name: str = "problems.jsonl") -> Pa
         (SVAMP, Problem("chal-1", "Dan has 5 pens, How many are left?", "5")),
         (SVAMP | {"Body": "He goes.", "Answer": "2.5"}, Problem("chal-1", "He goes. How many are left?", "2.5")),
         (CONTEST, Problem("a", "Double it.", "", "code", tests=(Case("2", "4"),))),
-        (
-            {
-                "name": "p1",
-                "description": "Double it.",
-                "public_tests": {"input": ["2"], "output": ["4"]},
-                "private_tests": {"input": [], "output": []},
-                "generated_tests": {"input": ["3", "4"], "output": ["6", "8"]},
-            },
-            Problem("p1", "Double it.", "", "code", tests=(Case("2", "4"), Case("3", "6"), Case("4", "8"))),
-        ),
+        (PUBLISHED, DOUBLE),
+        (PUBLISHED | {"private_tests": None, "public_tests": [{"input": "2", "output": "4"}]}, DOUBLE),
+        (AIME, Problem("2025-I-1", "Q", "70")),
+        (AIME | {"id": 0, "answer": 70}, Problem("0", "Q", "70")),
+        (MATH | {"id": "m", "answer": None}, Problem("m", "Q", r"\frac{1}{2}")),
+        ({"id": "t", "question": "Q", "answer": 0.25, "tests": None, "Body": None}, Problem("t", "Q", "0.25")),
     ],
 )
 def test_reads_every_source_in_its_own_fields(tmp_path: Path, row: dict, expected: Problem) -> None:
@@ -78,15 +92,21 @@ def test_ids_are_stable_and_differ_within_a_file(tmp_path: Path) -> None:
         ({"text": "Q", "answer": "1"}, "no field 'problem' or 'question'"),
         ({"question": 5, "answer": "1"}, "'question' is a int; write it as a string"),
         ({"question": "  ", "answer": "1"}, "'question' is blank"),
-        ({"question": "Q", "answer": None}, "'answer' is a NoneType"),
+        ({"question": "Q", "answer": None}, "no field 'answer'; it has 'question'"),
+        ({"question": "Q", "answer": [1, 2]}, "'answer' is a list; write it as a string"),
+        ({"question": "Q", "answer": float("nan")}, "'answer' is nan; give a finite number"),
+        (SVAMP | {"Answer": float("inf")}, "'Answer' is inf; give a finite number"),
         ({"question": "Q", "answer": True}, "'answer' is a bool"),
         ({"question": "Q", "answer": "so 5\n#### "}, "ends in '####'"),
         ({"problem": "Q", "solution": "no box"}, r"no \boxed{}"),
         (SVAMP | {"Answer": "five"}, "SVAMP answers are numbers"),
         (CONTEST | {"tests": []}, "no test expects any output"),
         (CONTEST | {"tests": [{"input": "2", "output": " \n"}]}, "no test expects any output"),
-        (CONTEST | {"tests": [{"input": "2"}]}, "the tests are not"),
-        (CONTEST | {"tests": [{"input": "2", "output": 4}]}, "the tests are not"),
+        (CONTEST | {"tests": [{"input": "2"}]}, "field 'tests' is not [{"),
+        (CONTEST | {"tests": [{"input": "2", "output": 4}]}, "field 'tests' is not [{"),
+        (CONTEST | {"tests": 5}, "field 'tests' is not [{"),
+        (PUBLISHED | {"public_tests": {"input": ["2", "3"], "output": ["4"]}}, "field 'public_tests' is not [{"),
+        (PUBLISHED | {"description": None}, "no field 'description' or"),
         ({"id": "good", "question": "again", "answer": "1"}, "id 'good' is taken"),
     ],
 )
@@ -140,17 +160,49 @@ def test_a_file_that_cannot_be_used_is_an_error(
     assert name in str(fault.value)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_malformed_rows_of_tables_are_named_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"question": f"Q{n}", "answer": answer} for n, answer in enumerate(("1", None, "  ", "4"))]
+    path = tmp_path / f"p{suffix}"
+    if suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(ValueError, match=r"p\.(json|parquet), row 2: no field 'answer'.*--skip-bad"):
+        load_problems(path)
+    with caplog.at_level(logging.WARNING):
+        assert [problem.answer for problem in load_problems(path, skip_bad=True)] == ["1", "4"]
+    assert "left out 2 malformed rows" in caplog.text
+
+
+ON_THE_HUB = {
+    "math": (MATH, Problem("", "Q", r"\frac{1}{2}")),
+    "math500": (MATH | {"answer": "7", "unique_id": "test/1.json"}, Problem("test/1.json", "Q", "7")),
+    "gsm8k": (GSM8K, Problem("", "Q", "1,008", hash_answer=True)),
+    "svamp": (SVAMP | {"Answer": "5.0"}, Problem("chal-1", "Dan has 5 pens, How many are left?", "5")),
+    "aime2025": (AIME, Problem("2025-I-1", "Q", "70")),
+    "code_contests": (PUBLISHED, DOUBLE),
+}
+
+
 @pytest.mark.parametrize("name", HUB)
 def test_known_names_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calls = []
+    row, expected = ON_THE_HUB[name]
 
     def load_dataset(*arguments: object, split: str) -> list[dict]:
         calls.append((*arguments, split))
-        return [{"problem": "Q", "answer": "1"}]
+        return [row, {"nothing": "known"}]
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    assert [problem.question for problem in load_problems(name)] == ["Q"]
+    (problem,) = load_problems(name, skip_bad=True)
+    assert problem == replace(expected, id=expected.id or problem.id)
     assert calls == [(*HUB[name][:2], "test")]
+    with pytest.raises(ValueError, match=rf"{name} \(.*\), test row 2: no field"):
+        load_problems(name)
     with pytest.raises(ValueError, match=r"no split 'dev', only .*test"):
         load_problems(name, split="dev")
 

@@ -93,6 +93,15 @@ def test_poison_times_out_and_spares_the_rest(pool: Pool) -> None:
     assert pool.verdicts(pairs) == ["timeout"] * 2 + ["correct"] * 10
 
 
+def test_verdicts_do_not_depend_on_workers_or_order(pool: Pool) -> None:
+    pairs = [("5", TOWER), ("5", "x=5"), ("5", "x=6"), (r"\{1,2\}", r"\{2,1\}"), ("5", r"\frac{1"), ("4", r"\sqrt{16}")]
+    expected: list[Verdict] = ["timeout", "correct", "wrong", "correct", "unparseable", "correct"]
+    assert pool.verdicts(pairs) == expected
+    alone = Pool(size=1, seconds=1)
+    assert alone.verdicts(pairs[::-1]) == expected[::-1]
+    alone.close()
+
+
 def test_workers_have_little_memory_and_no_jax(pool: Pool) -> None:
     pool.verdicts([("1", "x=1")])
     assert workers_of(os.getpid())

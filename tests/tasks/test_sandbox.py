@@ -125,6 +125,21 @@ def test_the_machine_is_as_it_was(world: World) -> None:
     assert children("sandbox_child.py", os.getpid(), 1) == []
 
 
+def test_where_the_package_lies_in_a_readable_folder_what_is_beside_it_is_readable(tmp_path: Path) -> None:
+    """As after `pip install` without a virtual environment."""
+    package = tmp_path / "lib" / "python3" / "site-packages" / "adaptive_jax"
+    (package / "tasks").mkdir(parents=True)
+    others = {tmp_path / "lib" / "libc.so", tmp_path / "lib" / "python3" / "heapq.py", package / "learning"}
+    for path in others:
+        path.touch()
+    (tmp_path / "lib64").symlink_to("lib")
+    (tmp_path / "lib" / "again").symlink_to(".")  # leads round in circles
+    assert set(sandbox._without(tmp_path / "lib", package / "tasks")) == others
+    assert {path.resolve() for path in sandbox._without(tmp_path / "lib64", package / "tasks")} == others
+    assert sandbox._without(package / "learning", package / "tasks") == [package / "learning"]
+    assert sandbox._without(package / "tasks", package / "tasks") == []
+
+
 def test_honest_programs_run(tier: Tier) -> None:
     program = """
 import sys, threading, heapq, decimal

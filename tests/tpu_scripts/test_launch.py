@@ -35,7 +35,7 @@ def test_dry_run(host: Desk) -> None:
     assert shlex.split(ended.out) == [
         *["env", f"JAX_COMPILATION_CACHE_DIR={host.path}/root/jax-cache"],
         *["uv", "run", "--no-sync", "python", "-m", "experiments.math_token", "--limit", "5"],
-        *["--run-dir", f"{host.path}/root/runs/qwen", "--resume"],
+        *["--run-dir", f"{host.path}/root/runs/qwen", "--resume", "--distributed"],
     ]
     assert (ended.status, ended.err) == (0, "")
     assert not (host.path / "root").exists()
@@ -177,7 +177,7 @@ def test_jobset(desk: Desk) -> None:
     words = [*container["command"], *container["args"]]
     ended = desk.run(Path(words[0]).name, "--dry-run", *words[1:])
     assert (ended.status, ended.err) == (0, "")
-    assert "--run-dir /bucket/runs/qwen --resume" in ended.out
+    assert "--run-dir /bucket/runs/qwen --resume --distributed" in ended.out
     # the bucket is mounted as run.sh mounts it
     [volume] = pod["volumes"]
     assert volume["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"

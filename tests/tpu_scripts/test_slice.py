@@ -106,7 +106,8 @@ def test_run_on_every_host(desk: Desk) -> None:
     bucket = [f"{desk.path}/host{number}/bucket" for number in range(2)]
     uv = ["run", "--no-sync", "python", "-m"]
     assert desk.ran() == [
-        [f"{b}/jax-cache", *uv, "experiments.math_token", *flags, "--run-dir", f"{b}/runs/qwen", "--resume"] for b in bucket
+        [f"{b}/jax-cache", *uv, "experiments.math_token", *flags, "--run-dir", f"{b}/runs/qwen", "--resume", "--distributed"]
+        for b in bucket
     ]
     logs = sorted((desk.path / "bucket" / "logs" / "qwen").iterdir())
     for number, log in enumerate(logs):
@@ -186,6 +187,7 @@ def test_run_interrupted_says_that_the_run_goes_on(desk: Desk) -> None:
         (["qwen", "math_tokens"], "there is no experiments/math_tokens.py"),
         (["qwen", "math_token", "--run-dir", "x"], "leave out --run-dir"),
         (["qwen", "math_token", "--resume"], "leave out --resume"),
+        (["qwen", "math_token", "--distributed"], "leave out --distributed"),
     ],
 )
 @pytest.mark.parametrize("script", ["run.sh", "launch.sh"])

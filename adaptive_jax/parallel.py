@@ -1,0 +1,282 @@
+"""Many devices and many hosts: the only file that knows how many there are.
+
+Rollouts are data-parallel within a process: its rows are split into lanes, one per device, each with its own ring, prompts and
+waiting completions, and with the model's parameters replicated (`Lanes.call`). Processes share the questions out among
+themselves, and none waits for another while it decodes (`share`, `gather`). Learning is data-parallel over all devices of all
+processes: each takes a part of the decisions, and gradients are summed (`Lanes.update`).
+
+`jax.pmap` maps over devices. It is in maintenance mode, and `jit(shard_map(...))` since jax 0.8, which is spelled out where a
+lane is several devices that share a model between them (a mesh axis that is left to XLA): should pmap go, this file changes.
+"""
+
+import functools
+import io
+import math
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from adaptive_jax.lm.sharding import DATA, MODEL
+
+HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is dead, and the job ends
+
+TreeT = TypeVar("TreeT")
+ResultT = TypeVar("ResultT")
+
+
+def local_mesh(model_parallel: int = 1) -> Mesh | None:
+    """This process's devices as a mesh of axes "data" and "model", or None for a single device.
+
+    Raises:
+        ValueError: their number is no multiple of `model_parallel`.
+    """
+    devices = jax.local_devices()
+    if model_parallel < 1 or len(devices) % model_parallel:
+        raise ValueError(
+            f"--model-parallel {model_parallel}: this process has {len(devices)} devices, and a model takes a whole part of "
+            f"them: give one of {', '.join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)}"
+        )
+    return Mesh(np.array(devices).reshape(-1, model_parallel), (DATA, MODEL)) if len(devices) > 1 else None
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The parts that rows are split into, and the devices that they live on.
+
+    On the host, arrays are flat: row r of R belongs to lane r // (R / count). On the devices of several lanes they have a
+    leading axis of lanes, [count, R / count, ..]; where there is one lane, there is none, and nothing here costs anything.
+
+    Attributes:
+        mesh: devices with axes "data" (lanes) and "model" (those of a lane); None for a single device.
+    """
+
+    mesh: Mesh | None = None
+
+    @classmethod
+    def of(cls, tree: Any) -> "Lanes":
+        """Those of a pytree of parameters, by where it was put: on a mesh such as `local_mesh` makes, or on one device."""
+        for leaf in jax.tree.leaves(tree):
+            sharding = getattr(leaf, "sharding", None)
+            if (
+                isinstance(sharding, NamedSharding)
+                and isinstance(mesh := sharding.mesh, Mesh)
+                and mesh.axis_names == (DATA, MODEL)
+            ):
+                return cls(mesh)
+        return cls()
+
+    @property
+    def count(self) -> int:
+        """How many lanes."""
+        return 1 if self.mesh is None else self.mesh.shape[DATA]
+
+    def replicate(self, tree: TreeT) -> TreeT:
+        """A pytree of arrays on all devices, so that no call has to bring it there."""
+        return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def split(self, tree: TreeT) -> TreeT:
+        """Flat arrays, [R, ..], as the lanes' functions take them; R is a multiple of `count`."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, tree)
+        return jax.tree.map(lambda x: x.reshape(self.count, -1, *x.shape[1:]), tree)
+
+    def join(self, array: jax.Array, axis: int = 0) -> np.ndarray:
+        """The other way round, on the host; `axis` is that of the rows in each lane's array."""
+        if self.mesh is None:
+            return np.asarray(array)
+        stacked = np.moveaxis(np.asarray(array), 0, axis)
+        before, (lanes, rows, *behind) = stacked.shape[:axis], stacked.shape[axis:]
+        return stacked.reshape(*before, lanes * rows, *behind)
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        shared: tuple[Any, ...],
+        split: tuple[Any, ...],
+        *,
+        donate: int = 0,
+        **static: Any,
+    ) -> Any:
+        """`function(*shared, *split, **static)` on every lane.
+
+        Args:
+            function: a jitted function of one lane.
+            shared: arguments that are the same in all lanes, such as parameters.
+            split: arguments with a leading axis of lanes (see the class).
+            donate: the first so many of `split` are donated, as `function` itself donates them.
+            static: hashable keyword arguments.
+        """
+        if self.mesh is None:
+            return function(*shared, *split, **static)
+        mapped = _over_lanes(function, self.mesh, len(shared), len(split), donate, tuple(static.items()))
+        return mapped(*shared, *split)
+
+    def update(self, function: Callable[..., Any], learner: tuple[Any, ...], batch: Any, *rest: Any, **static: Any) -> Any:
+        """`function(*learner, batch, *rest, **static)` with the batch split over all devices of all processes.
+
+        Args:
+            function: an update; on several devices it is given `axis`, over which it is to sum what it takes from its batch.
+            learner: what is updated, the same everywhere.
+            batch: a pytree of arrays [M, ..], this process's part; it is padded with zeros.
+            rest: further arguments that are the same everywhere.
+            static: hashable keyword arguments.
+
+        Returns:
+            What `function` returns, which is the same everywhere.
+        """
+        if self.mesh is None and jax.process_count() == 1:
+            return function(*learner, batch, *rest, **static)
+        devices = tuple(jax.devices() if self.mesh is None or jax.process_count() > 1 else self.mesh.devices.ravel())
+        local = sum(device.process_index == jax.process_index() for device in devices)
+        size = local * math.ceil(largest(jax.tree.leaves(batch)[0].shape[0]) / local)
+
+        def spread(x: jax.Array) -> np.ndarray:
+            padded = np.pad(np.asarray(x), [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+            return padded.reshape(local, -1, *x.shape[1:])
+
+        mapped = _over_devices(function, devices, len(learner), len(rest), tuple(static.items()))
+        return mapped(*learner, jax.tree.map(spread, batch), *rest)
+
+
+@functools.cache
+def _over_lanes(
+    function: Callable[..., Any], mesh: Mesh, shared: int, split: int, donated: int, static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
+    def lane(*arguments: Any) -> Any:
+        return function(*arguments, **dict(static))
+
+    donate = tuple(range(shared, shared + donated))
+    if mesh.shape[MODEL] == 1:
+        in_axes = (None,) * shared + (0,) * split
+        return jax.pmap(lane, axis_name=DATA, in_axes=in_axes, donate_argnums=donate, devices=tuple(mesh.devices.ravel()))
+
+    def block(*arguments: Any) -> Any:
+        own = jax.tree.map(lambda x: jnp.squeeze(x, 0), arguments[shared:])
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), lane(*arguments[:shared], *own))
+
+    in_specs = (PartitionSpec(),) * shared + (PartitionSpec(DATA),) * split
+    mapped = jax.shard_map(
+        block, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec(DATA), axis_names={DATA}, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+@functools.cache
+def _over_devices(
+    function: Callable[..., Any], devices: tuple[jax.Device, ...], learner: int, rest: int, static: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
+    def part(*arguments: Any) -> Any:
+        return function(*arguments, **dict(static), axis=DATA)
+
+    in_axes = (None,) * learner + (0,) + (None,) * rest
+    return jax.pmap(part, axis_name=DATA, in_axes=in_axes, out_axes=None, devices=devices)
+
+
+def summed(tree: TreeT, axis: str | None) -> TreeT:
+    """The sums of a pytree over the devices that an update is split over; `axis` as `Lanes.update` gives it, None for one."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def connect() -> None:
+    """Join the job's other processes: JAX finds them by itself on TPU slices, under Slurm and on Kubernetes.
+
+    Elsewhere the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them. A process that
+    dies, or loses its host, ends the others within about `HEARTBEAT_SECONDS`, with a message of JAX's runtime. To be called
+    before anything is computed.
+
+    Raises:
+        ValueError: there is nothing to tell who the others are.
+    """
+    number, own = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        jax.distributed.initialize(  # the address it reads from the environment by itself
+            num_processes=int(number) if number else None,
+            process_id=int(own) if own else None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,  # one that ends by itself, with an error, waits for the others so long
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed: the job's processes did not find each other ({error}). It needs a TPU slice, Slurm, Kubernetes, "
+            "or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; leave it out for a single process"
+        ) from error
+
+
+def chief() -> bool:
+    """Whether this is the process that writes files."""
+    return jax.process_index() == 0
+
+
+def share(count: int) -> np.ndarray:
+    """int [M], which of `count` items are this process's: every one is exactly one process's.
+
+    Raises:
+        ValueError: there are fewer items than processes.
+    """
+    if count < jax.process_count():
+        raise ValueError(f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them")
+    return np.arange(jax.process_index(), count, jax.process_count())
+
+
+def rows_here(rows: int) -> int:
+    """This process's part of `rows` rows."""
+    return -(-rows // jax.process_count())
+
+
+def gather(own: np.ndarray, count: int) -> np.ndarray:
+    """Arrays of all processes' items, [count, ..], in their order; `own` [M, ..] are those of `share(count)`."""
+    if jax.process_count() == 1:
+        return own
+    everything = np.empty((count, *own.shape[1:]), own.dtype)
+    for number, theirs in enumerate(exchange({"own": own})):
+        everything[number :: jax.process_count()] = theirs["own"]
+    return everything
+
+
+def total(value: Any) -> Any:
+    """The sum of a number or array over all processes."""
+    return value if jax.process_count() == 1 else sum(theirs["value"] for theirs in exchange({"value": np.asarray(value)}))
+
+
+def largest(value: int) -> int:
+    """The largest of all processes' values."""
+    return value if jax.process_count() == 1 else max(int(theirs["value"]) for theirs in exchange({"value": np.asarray(value)}))
+
+
+def by_chief(action: Callable[[], ResultT]) -> ResultT:
+    """What `action` returns in process 0, which alone runs it, in all processes; so is the error that it raises there."""
+    if jax.process_count() == 1:
+        return action()
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if chief():
+        try:
+            outcome = action(), None
+        except Exception as error:
+            outcome = None, error
+    content = np.frombuffer(pickle.dumps(outcome), np.uint8) if chief() else np.zeros(0, np.uint8)
+    result, failure = pickle.loads(exchange({"outcome": content})[0]["outcome"].tobytes())
+    if failure is not None:
+        raise failure
+    return result
+
+
+def exchange(own: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What each process gave, in the order of the processes, bit for bit; all must call it."""
+    if jax.process_count() == 1:
+        return [dict(own)]
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **own)
+    content = np.frombuffer(stream.getvalue(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(content)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(content)] = content
+    everyones = np.asarray(multihost_utils.process_allgather(padded))
+    return [dict(np.load(io.BytesIO(row[:size].tobytes()))) for row, size in zip(everyones, sizes.tolist(), strict=True)]

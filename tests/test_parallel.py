@@ -1,0 +1,136 @@
+"""Many devices, simulated, and several processes, real ones: the same as one device in one process."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptive_jax import parallel
+from adaptive_jax.runs.adapters import load_adapter
+from adaptive_jax.runs.checkpoints import Checkpoints
+from adaptive_jax.runs.directory import read_metrics
+from adaptive_jax.runs.records import named_leaves
+from tests.simulated_devices import CHECKS
+
+ROOT = Path(__file__).parents[1]
+UPDATES = 25  # enough for one to be killed in the middle
+
+
+@pytest.mark.parametrize("check", sorted(CHECKS))
+def test_on_eight_simulated_devices(check: str) -> None:
+    command = [sys.executable, "-W", "error", "-m", "tests.simulated_devices", check]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "held\n"
+
+
+def test_a_single_process_has_everything_to_itself() -> None:
+    own = np.arange(6.0).reshape(3, 2)
+    assert parallel.share(3).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(parallel.gather(own, 3), own)
+    assert parallel.by_chief(lambda: 5) == 5
+    assert (parallel.total(4), parallel.largest(4), parallel.rows_here(7), parallel.chief()) == (4, 4, 7, True)
+    assert parallel.local_mesh() is None
+    assert parallel.Lanes().count == 1
+
+
+def test_a_model_takes_a_whole_part_of_the_devices() -> None:
+    with pytest.raises(ValueError, match=r"--model-parallel 2: this process has 1 devices.*: give one of 1"):
+        parallel.local_mesh(2)
+
+
+def start(processes: int, devices: int, cache: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """`tests.two_processes` in so many processes of so many simulated devices each; what one compiles, later ones need not."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = {
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.two_processes", *arguments],
+            cwd=ROOT,
+            env=os.environ | own | {"JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+
+
+def finish(job: list[subprocess.Popen[str]]) -> list[str]:
+    """What each process of a job printed, once all have ended well."""
+    printed = [process.communicate(timeout=300)[0] for process in job]
+    assert [process.returncode for process in job] == [0] * len(job), "\n".join(printed)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run by one process of one device, by two of two, and by two of which one is killed and which then go on."""
+    directory = tmp_path_factory.mktemp("processes")
+    finish(start(1, 1, directory / "cache", "train", str(directory / "one"), str(UPDATES)))
+    finish(start(2, 2, directory / "cache", "train", str(directory / "two"), str(UPDATES)))
+    return directory
+
+
+def final(run: Path) -> dict[str, np.ndarray]:
+    return Checkpoints(run / "checkpoints" / "training").newest()[1].arrays
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """The same results; numbers that sum over devices, in whatever order, within 1e-6."""
+    assert json.loads((found / "results.json").read_text()) == json.loads((expected / "results.json").read_text())
+    for left, right in zip(read_metrics(found), read_metrics(expected), strict=True):
+        for name in set(right) - {"useful_row_steps"}:  # tells how the work was laid out
+            np.testing.assert_allclose(left[name], right[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    theirs = final(expected)
+    for name, array in final(found).items():
+        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_two_processes_of_two_devices_are_as_good_as_one_of_one(runs: Path) -> None:
+    assert_same_run(runs / "two", runs / "one")
+    lines = read_metrics(runs / "one")
+    assert [line["update"] for line in lines] == list(range(1, UPDATES + 1))
+    assert len({line["loss"] for line in lines}) > UPDATES / 2, "nothing was learnt, so equality means nothing"
+    assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
+    loaded = named_leaves(load_adapter(runs / "two").params)
+    assert all(np.array_equal(final(runs / "two")[f"adapter.params.{name}"], leaf) for name, leaf in loaded.items())
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Path, tmp_path: Path, victim: int) -> None:
+    run = tmp_path / "run"
+    job = start(2, 2, runs / "cache", "train", str(run), str(UPDATES))
+    try:
+        deadline = time.monotonic() + 200
+        while not list(run.glob("checkpoints/training/0*")):
+            assert time.monotonic() < deadline, "the training did not begin"
+            assert all(process.poll() is None for process in job)
+            time.sleep(0.02)
+        job[victim].send_signal(signal.SIGKILL)
+        said, _ = job[1 - victim].communicate(timeout=120)  # a bound, not a measurement: it hangs for ever if this fails
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert job[1 - victim].returncode not in (0, None)
+    assert "process" in said or "task" in said
+    assert not (run / "results.json").exists()
+    finish(start(2, 2, runs / "cache", "train", str(run), str(UPDATES)))
+    assert_same_run(run, runs / "two")

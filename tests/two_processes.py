@@ -1,0 +1,59 @@
+"""One process of a job of several, or all of a job of one; see test_parallel.py, which starts it.
+
+python -m tests.two_processes train RUN [UPDATES]      a run with a training and an evaluation
+python -m tests.two_processes math_token FLAG...       the experiment, with a heartbeat that suits a test
+"""
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+
+from adaptive_jax import parallel
+
+parallel.HEARTBEAT_SECONDS = 10
+
+
+def train_and_evaluate(path: Path, updates: int) -> None:
+    """A run whose questions and completions are divided unevenly among the processes, in three stages."""
+    from adaptive_jax.evaluation.evaluate import evaluate
+    from adaptive_jax.learning.train import TrainSettings, first_state, train, usable_questions
+    from adaptive_jax.policies.fixed import static
+    from adaptive_jax.policies.token import token_adapter
+    from adaptive_jax.runs.adapters import save_adapter
+    from adaptive_jax.runs.directory import RunDirectory
+    from tests.learning.questions import GreedyPath
+
+    environment = GreedyPath(13)
+    own = vars(environment.lm) | {"decoder": parallel.Lanes(parallel.local_mesh()).replicate(environment.lm.decoder)}
+    environment.lm = SimpleNamespace(**own)
+    settings = TrainSettings(updates=updates, prompts=5, completions=3, budgets=(4, 6), rows=12)
+    run = RunDirectory(path, settings, {"experiment": "two processes"}, resume=True)
+    with run.stop:
+        adapter = token_adapter(2, width=16, budget_scale=6)
+        usable = run.stage("opening", lambda: {"usable": usable_questions(environment, adapter, settings)})["usable"]
+        start = first_state(adapter, settings, usable)
+        state, curve = run.loop("training", start, lambda state: train(environment, state, settings, usable=usable), every=1)
+        parallel.by_chief(lambda: save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter))
+        found = {}
+        for name, policy in (("adapter", state.adapter), ("static", static(1.0))):
+            scores = evaluate(environment, policy, (3, 6), key=jax.random.key(1), completions=2, rows=12)
+            found[name] = {field: np.asarray(value).tolist() for field, value in vars(scores).items()}
+        run.write_json("results.json", {"scores": found, "usable": usable, "rewards": [line["reward"] for line in curve]})
+    run.close()
+
+
+if __name__ == "__main__":
+    if os.environ.get("JAX_NUM_PROCESSES", "1") != "1":
+        parallel.connect()
+    if sys.argv[1] == "train":
+        train_and_evaluate(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        from experiments import math_token
+        from experiments.common import launch
+
+        sys.argv[1:] = sys.argv[2:]
+        launch(math_token.main, math_token.MathToken, math_token.__doc__)
