@@ -89,7 +89,7 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     tokens, _ = texts(lm)
     prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
     empty = functools.partial(loop.empty_state, rows=rows, size=SIZE)
-    state = wrap(empty, (one, one, one), spec)(decoder, prefill.last[:1], jax.random.key(0))
+    state = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
     empty_ring = parts(state.cache)
     state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
     chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec), (spec, steps))
