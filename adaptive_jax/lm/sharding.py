@@ -59,13 +59,8 @@ def parameter_spec(path: tuple[Any, ...], shape: tuple[int, ...], parts: int) ->
     return P(MODEL, None) if layer in INPUTS and kind == "kernel" else P()
 
 
-def cache_spec(rows: str | None = None) -> P:
-    """How the leaves of a `KVCache`, [B, K, .., ..], are split: over K, and over axis `rows` on B if it is given."""
-    return P(rows, MODEL, None, None)
-
-
 def split_cache(cache: Tree, mesh: Mesh | None) -> Tree:
-    """Holds the leaves of a cache to their split over K, inside a traced function. Does nothing without a mesh."""
+    """Holds the leaves of a cache, [B, K, .., ..], to a split over K, inside a traced function. Does nothing without a mesh."""
     return jax.tree.map(lambda leaf: _constrain(leaf, mesh, P(FREE, MODEL, FREE, FREE)), cache)
 
 

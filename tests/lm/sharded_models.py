@@ -72,16 +72,15 @@ def admission(rows: int) -> loop.Admission:
     )
 
 
-def decode(
-    lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int
-) -> tuple[np.ndarray, loop.DecodeState, loop.Prefill, str]:
+def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[np.ndarray, list[list[tuple[int, ...]]], str]:
     """Prefill, admission, one chunk and a suspension, each as `wrap` makes it of a function for `rows` rows.
 
     Args:
         wrap: takes a function of arrays, and specs of arguments and results.
 
     Returns:
-        tokens [CHUNK, R], the state after the chunk, the shelf, and the chunk's compiled program.
+        tokens [CHUNK, R]; the shapes of what each device holds of three caches: the empty ring, the ring after the chunk, and
+        the shelf; and the chunk's compiled program.
     """
     decoder: Decoder = lm.decoder
     policy = aj.static(temperature=0.0)
@@ -90,7 +89,8 @@ def decode(
     tokens, _ = texts(lm)
     prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
     empty = functools.partial(loop.empty_state, rows=rows, size=SIZE)
-    state = wrap(empty, (one, one, one), spec)(decoder, prefill.last[:1], jax.random.key(0))
+    state = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
+    empty_ring = parts(state.cache)
     state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
     chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec), (spec, steps))
     program = chunk.lower(decoder, policy, STOP, state).compile().as_text()
@@ -98,7 +98,7 @@ def decode(
     shelf = wrap(functools.partial(loop.empty_shelf, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
     place = jnp.array([0, -1, -1, 1], jnp.int32)
     state, shelf = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, shelf, place)
-    return np.asarray(output.token), state, shelf, program
+    return np.asarray(output.token), [empty_ring, parts(state.cache), parts(shelf.cache)], program
 
 
 def communication(program: str) -> list[list[Any]]:
@@ -152,8 +152,7 @@ def main(directory: Path) -> None:
     arrays["tokens"] = greedy(plain).tokens
     halves = golden_or_tiny("tiny", mesh := Mesh(devices.reshape(2, 2), ("data", "model")))
     for name, lm, wrap, rows in (("qwen2_sharded", plain, plainly, ROWS), ("tiny", halves, by_hand(mesh), ROWS // 2)):
-        arrays[f"chunk {name}"], state, shelf, program = decode(lm, wrap, rows)
-        facts[f"caches {name}"] = parts(state.cache), parts(shelf.cache)
+        arrays[f"chunk {name}"], facts[f"caches {name}"], program = decode(lm, wrap, rows)
         facts[f"communication {name}"] = communication(program)
     np.savez(directory / "arrays.npz", **arrays)
     (directory / "facts.json").write_text(json.dumps(facts))

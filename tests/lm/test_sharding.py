@@ -1,6 +1,7 @@
 """Models over several simulated devices: numbers and tokens of one device, each with its own part, no part moved."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -22,9 +23,10 @@ Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What a process with four devices found."""
+    """What a process with four devices found; it compiles fast rather than well."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     directory = tmp_path_factory.mktemp("sharded")
-    subprocess.run([sys.executable, "-W", "error", "-m", "tests.lm.sharded_models", directory], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-m", "tests.lm.sharded_models", directory], check=True, env=environment)
     return dict(np.load(directory / "arrays.npz")), json.loads((directory / "facts.json").read_text())
 
 
@@ -60,7 +62,7 @@ def test_every_device_holds_the_caches_of_its_heads_only(found: Found, case: str
     keys = [rows, config.num_kv_heads // count, config.head_dim, SIZE]
     values = [rows, config.num_kv_heads // count, SIZE, config.head_dim]
     expected = [keys] * config.num_layers + [values] * config.num_layers
-    assert found[1][f"caches {case}"] == [expected, expected]  # the state's after a chunk, and the shelf's
+    assert found[1][f"caches {case}"] == [expected] * 3
 
 
 @pytest.mark.parametrize(("case", "rows", "count"), LOOPS)
