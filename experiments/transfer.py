@@ -1,4 +1,4 @@
-"""What experiments that train on one data set and evaluate on others share: two flags, and the questions behind them."""
+"""What experiments that train on one data set and evaluate on others share: three flags, and the questions behind them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,12 @@ class TransferConfig(Config):
     Attributes:
         eval_dataset: problems of another distribution, a name or a file, that the same adapters are evaluated on too.
         thinking: for chat templates that know thinking, whether it is on.
+        example: show a solved problem before each question; small models seldom box an answer without.
     """
 
     eval_dataset: str | None = None
     thinking: bool | None = None
+    example: bool = False
 
 
 def parts_of(config: TransferConfig, splits: Splits, *, programs: bool = False) -> dict[str, list[Problem]]:
@@ -55,7 +57,7 @@ def environment_of(
         ValueError: a question does not fit the model's context with the largest token budget.
     """
     asked = [question for way in ways for question in questions(problems, way)]
-    found = Environment(lm, asked, thinking=config.thinking, allow_unsandboxed=allow_unsandboxed)
+    found = Environment(lm, asked, thinking=config.thinking, example=config.example, allow_unsandboxed=allow_unsandboxed)
     found.check(max(config.budgets))
     return found
 

@@ -36,10 +36,10 @@ def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
     return [Question(problem, cot=cot == "all") for problem in problems]
 
 
-def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None) -> str:
+def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None, example: bool = False) -> str:
     """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`."""
     form: Form = "program" if problem.kind == "code" else "answer"
-    return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking)
+    return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking, example=example)
 
 
 class Environment:
@@ -49,12 +49,21 @@ class Environment:
         lm: the model.
         asked: Q questions.
         thinking: for chat templates that know thinking, whether it is on; None leaves their default.
+        example: show a solved problem before each question.
         allow_unsandboxed: run programs even where this machine has no sandbox for them.
     """
 
-    def __init__(self, lm: LM, asked: Sequence[Question], *, thinking: bool | None = None, allow_unsandboxed: bool = False):
+    def __init__(
+        self,
+        lm: LM,
+        asked: Sequence[Question],
+        *,
+        thinking: bool | None = None,
+        example: bool = False,
+        allow_unsandboxed: bool = False,
+    ):
         self.lm, self.questions, self.allow_unsandboxed = lm, list(asked), allow_unsandboxed
-        texts = [prompt(lm, q.problem, q.cot, thinking) for q in self.questions]
+        texts = [prompt(lm, q.problem, q.cot, thinking, example) for q in self.questions]
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
 
     def check(self, budget: int) -> None:

@@ -15,7 +15,26 @@ DIRECT: dict[Form, str] = {
 }
 
 
-def render(tokenizer: Any, question: str, *, form: Form = "answer", cot: bool = True, thinking: bool | None = None) -> str:
+# a problem, and its solution step by step and directly: ours, and simple, since it only shows the form
+EXAMPLE: dict[Form, tuple[str, str, str]] = {
+    "answer": ("Tom has 3 pens and buys 4. How many pens does he have?", "He has 3 + 4 = 7 pens. \\boxed{7}", "\\boxed{7}"),
+    "program": (
+        "Read an integer n and print n + 1.",
+        "Read n, then print n + 1.\n```python\nprint(int(input()) + 1)\n```",
+        "```python\nprint(int(input()) + 1)\n```",
+    ),
+}
+
+
+def render(
+    tokenizer: Any,
+    question: str,
+    *,
+    form: Form = "answer",
+    cot: bool = True,
+    thinking: bool | None = None,
+    example: bool = False,
+) -> str:
     """The text that a model is asked to continue.
 
     Args:
@@ -24,15 +43,20 @@ def render(tokenizer: Any, question: str, *, form: Form = "answer", cot: bool = 
         form: ask for a boxed answer, or for a program.
         cot: ask for step-by-step reasoning; otherwise for the answer or program alone.
         thinking: for chat templates that know `enable_thinking` (Qwen3), its value; None leaves the template's default.
+        example: show a solved problem first, as an earlier turn: small models seldom box an answer without.
 
     Returns:
         The prompt, special tokens spelled out (tokenise it with `add_special_tokens=False` when it came from a template).
     """
-    content = question + (STEP_BY_STEP if cot else DIRECT)[form]
+    order = (STEP_BY_STEP if cot else DIRECT)[form]
+    shown, worked, direct = EXAMPLE[form]
+    before = [(shown + order, worked if cot else direct)] if example else []
     if getattr(tokenizer, "chat_template", None) is None:
-        return f"Question: {content}\nAnswer:"
+        solved = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in before)
+        return f"{solved}Question: {question}{order}\nAnswer:"
     options = {} if thinking is None else {"enable_thinking": thinking}
-    messages = [{"role": "user", "content": content}]
+    turns = [turn for asked, answer in before for turn in (("user", asked), ("assistant", answer))]
+    messages = [{"role": role, "content": content} for role, content in (*turns, ("user", question + order))]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
 

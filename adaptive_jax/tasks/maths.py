@@ -108,7 +108,8 @@ def quick_verdict(gold: str, answer: str) -> Verdict | None:
     matched in any letter case.
     """
     left, right = _canonical(gold), _canonical(answer)
-    if left.unit and not right.unit and (bare := _BARE_UNIT.fullmatch(right.value)):
+    bare = _BARE_UNIT.fullmatch(right.value)
+    if left.unit and not right.unit and bare and left.value != right.value:
         right = _Canonical(bare["value"], _unit(bare["unit"]), False, _number(bare["value"]))
     if left.unit and right.unit and left.unit != right.unit:
         return "wrong"

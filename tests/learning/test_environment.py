@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import adaptive_jax as aj
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.prompts import render
@@ -33,6 +34,13 @@ def test_how_problems_are_asked(lm: LM, cot: Cot, expected: set[bool]) -> None:
     environment = Environment(lm, chosen[:20])
     assert asked(environment) == [render(lm.tokenizer, q.problem.question, cot=q.cot) for q in chosen[:20]]
     assert environment.prompt_width == max(len(environment.prompt(i, 9).tokens) for i in range(20))
+
+
+def test_an_example_stands_before_every_question(lm: LM) -> None:
+    chosen = questions(PROBLEMS[:4], "mix")
+    expected = [render(lm.tokenizer, q.problem.question, cot=q.cot, example=True) for q in chosen]
+    assert asked(Environment(lm, chosen, example=True)) == expected
+    assert aj.prompt(lm, PROBLEMS[0], cot=chosen[0].cot, example=True) == expected[0]
 
 
 def test_the_mix_is_half_and_half_whatever_the_order() -> None:

@@ -71,6 +71,8 @@ def test_a_dodge_is_not_rewarded(gold: str, answer: str) -> None:
         ("5", "5 units"),
         ("5", r"5\ \text{miles per hour}"),
         ("3", r"3\text{ m}^2"),
+        (r"3x\text{ cm}", "3x"),
+        (r"10\text{ cm}", "10cm"),
         (r"\$30", r"\$30.00"),
         (r"\$30", "30 dollars"),
         (r"67^\circ", r"67\text{ degrees}"),

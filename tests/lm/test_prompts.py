@@ -1,0 +1,80 @@
+"""Prompts: with and without a chat template, step by step and directly, for answers and for programs."""
+
+import copy
+from typing import Any
+
+import pytest
+
+import adaptive_jax as aj
+from adaptive_jax.lm.prompts import DIRECT, EXAMPLE, STEP_BY_STEP, Form, encode, render
+from adaptive_jax.tasks.grading import grade
+from adaptive_jax.tasks.problem import Case, Problem
+
+TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    tokenizer = copy.deepcopy(aj.load_lm("tiny").tokenizer)
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def chat(plain: Any) -> Any:
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.mark.parametrize(("cot", "order"), [(True, STEP_BY_STEP), (False, DIRECT)])
+@pytest.mark.parametrize("form", ["answer", "program"])
+def test_the_question_comes_with_its_order(plain: Any, chat: Any, form: Form, cot: bool, order: dict[Form, str]) -> None:
+    asked = "How many?" + order[form]
+    assert render(plain, "How many?", form=form, cot=cot) == f"Question: {asked}\nAnswer:"
+    assert render(chat, "How many?", form=form, cot=cot) == f"<user>{asked}<assistant>"
+    assert ("boxed" in asked) == (form == "answer")
+    assert ("step by step" in asked) == cot
+
+
+def test_thinking_reaches_the_template(plain: Any, chat: Any) -> None:
+    assert render(chat, "Q", thinking=False).endswith("<assistant><think></think>")
+    assert render(chat, "Q", thinking=True) == render(chat, "Q") == f"<user>Q{STEP_BY_STEP['answer']}<assistant>"
+    assert render(plain, "Q", thinking=False) == render(plain, "Q")
+
+
+@pytest.mark.parametrize("cot", [True, False])
+def test_an_example_is_an_earlier_turn(plain: Any, chat: Any, cot: bool) -> None:
+    shown, solution = EXAMPLE["answer"][0], EXAMPLE["answer"][1 if cot else 2]
+    order = (STEP_BY_STEP if cot else DIRECT)["answer"]
+    turns = f"<user>{shown}{order}<assistant>{solution}<user>Q{order}<assistant>"
+    assert render(chat, "Q", cot=cot, example=True) == turns
+    text = f"Question: {shown}{order}\nAnswer: {solution}\n\nQuestion: Q{order}\nAnswer:"
+    assert render(plain, "Q", cot=cot, example=True) == text
+
+
+def test_examples_are_right() -> None:
+    (_, *answers), (_, *programs) = EXAMPLE["answer"], EXAMPLE["program"]
+    assert [grade(Problem("p", "Q", "7"), text) for text in answers] == ["correct"] * 2
+    problem = Problem("p", "Q", "", "code", tests=(Case("4\n", "5\n"), Case("-1\n", "0\n")))
+    assert aj.grade_many([problem] * 2, programs, allow_unsandboxed=True) == ["correct"] * 2
+
+
+def test_only_plain_text_is_opened_by_the_tokenizer(plain: Any, chat: Any) -> None:
+    added: list[bool] = []
+
+    class Spy:
+        def __init__(self, chat_template: str | None):
+            self.chat_template = chat_template
+
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            added.append(add_special_tokens)
+            return [1]
+
+    assert encode(Spy(None), "text") == encode(Spy(TEMPLATE), "text") == [1]
+    assert added == [True, False]
+    assert encode(plain, "") == encode(chat, "") == []
