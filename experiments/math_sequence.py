@@ -42,17 +42,18 @@ from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_ad
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
 from adaptive_jax.runs.directory import RunDirectory
-from adaptive_jax.runs.machine import environment
+from adaptive_jax.runs.machine import environment as machine
 from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_model, load_splits, open_run
+from experiments.common import Config, asked_for, launch, load_model, load_splits, open_run
 from experiments.transfer import TransferConfig, environment_of, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
 
 TINY_ACTIONS = Path(__file__).parent / "results" / "select_actions_tiny" / "actions.json"
+TINY_TRAIN_LIMIT = 2048
 BASELINE = "best static"
 # method -> name, whether it sees B, how it learns
 TRAINED: dict[str, tuple[str, bool, Rule]] = {
@@ -71,8 +72,10 @@ class MathSequence(SequenceConfig, TransferConfig):
 
     Attributes:
         cot: how the problems are asked; mix asks them in both ways, and so has rows for all and none as well.
+        train_limit: how many problems are trained on, at most (2048 for tiny, 512 otherwise; 64 for a real model on a CPU).
         actions: an action-set file that select_actions wrote (for tiny its own, otherwise greedy, 0.5, 1.0 and 1.25).
-        completions: completions per question and action, at least 8.
+        completions: completions per question and action for training and validation, at least 8.
+        held_out_completions: completions per question and action on the problems that are evaluated, at least 8.
         updates: policy-gradient updates per adapter and seed.
         learning_rate: of AdamW.
         pooling: the prompt embedding: the last token's hidden state, the prompt's mean, or both.
@@ -80,7 +83,9 @@ class MathSequence(SequenceConfig, TransferConfig):
 
     cot: Cot = "mix"
     actions: Path | None = None
+    train_limit: int | None = None
     completions: int = 8
+    held_out_completions: int = 16
     updates: int = 2000
     learning_rate: float = 1e-3
     pooling: Pooling = "both"
@@ -88,8 +93,14 @@ class MathSequence(SequenceConfig, TransferConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "updates")
-        self.at_least(LARGEST, "completions")
+        self.at_least(LARGEST, "completions", "held_out_completions")
         self.at_least(0, "learning_rate")
+
+    @property
+    def splits(self) -> Config:
+        """The flags that the problems follow from: from few problems, an adapter learns the luck of their completions."""
+        limit = TINY_TRAIN_LIMIT if self.model == "tiny" and self.train_limit is None else self.train_limit
+        return dataclasses.replace(self, train_limit=limit)
 
     @property
     def cots(self) -> tuple[Cot, ...]:
@@ -114,7 +125,7 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
     start = time.monotonic()
     with asked_for():
         lm, settings = load_model(config), config.settings
-        splits = load_splits(config, programs=programs)
+        splits = load_splits(config.splits, programs=programs)
         ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
         parts = {
             name: environment_of(lm, part, ways, config, allow_unsandboxed=allow_unsandboxed)
@@ -124,9 +135,12 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
             choose_tier(allow_unsandboxed)
     with open_run(experiment, config, lm, splits) as run:
         if programs:
-            run.write_json("environment.json", environment() | {"sandbox": choose_tier(allow_unsandboxed), "tiers": tiers()})
+            run.write_json("environment.json", machine() | {"sandbox": choose_tier(allow_unsandboxed), "tiers": tiers()})
         log.info("%d actions: %s", len(settings), "; ".join(map(setting_name, settings)))
-        tried = {name: Part(name, environment, settings, config, run) for name, environment in parts.items()}
+        tried = {}
+        for name, environment in parts.items():
+            completions = config.completions if name in ("training", "validation") else config.held_out_completions
+            tried[name] = Part(name, environment, settings, completions, config, run)
         table = compare(lm, tried, experiment, config, run)
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     return run.path
@@ -136,10 +150,16 @@ class Part:
     """Some problems with the scores of every action, as a stage of the run."""
 
     def __init__(
-        self, name: str, environment: Environment, settings: Sequence[SamplingParams], config: MathSequence, run: RunDirectory
+        self,
+        name: str,
+        environment: Environment,
+        settings: Sequence[SamplingParams],
+        completions: int,
+        config: MathSequence,
+        run: RunDirectory,
     ):
         self._questions, self._budgets = environment.questions, config.budgets
-        self._scores = scored(f"scoring the actions on {name}", environment, settings, config.completions, config, run)
+        self._scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run)
         self._last, self._mean = embeddings(environment)
         self.verdicts = self._scores.verdicts
 

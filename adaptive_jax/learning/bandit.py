@@ -72,7 +72,7 @@ class BanditSettings:
     rule: Rule = "reinforce"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    entropy_bonus: float = 0.02
+    entropy_bonus: float = 0.05
     beta: float = 0.1
     report_every: int = 100
     seed: int = 0

@@ -115,6 +115,12 @@ def test_trained_adapters_load_and_generate(run: Path) -> None:
         assert all(completion.text for completion in group)
 
 
+def test_the_embedded_task_has_problems_enough_to_train_on() -> None:
+    assert MathSequence().splits.train_limit == 2048
+    assert MathSequence(train_limit=16).splits.train_limit == 16
+    assert MathSequence(model="smollm2").splits.train_limit is None
+
+
 def test_kinds_of_questions() -> None:
     problems = aj.load_problems("arithmetic", limit=40)
     kinds = {kind(Question(problem, cot)) for problem in problems for cot in (True, False)}
@@ -133,7 +139,7 @@ def test_which_questions_belong_to_which_row(monkeypatch: pytest.MonkeyPatch) ->
     scores = ActionScores(wins, np.arange(40) != 3, np.zeros(5, int))
     monkeypatch.setattr("experiments.math_sequence.scored", lambda *_: scores)
     monkeypatch.setattr("experiments.math_sequence.embeddings", lambda _: (embedded, embedded))
-    part = Part("test", SimpleNamespace(questions=asked), [], MathSequence(budget=(16, 9)), None)  # type: ignore[arg-type]
+    part = Part("test", SimpleNamespace(questions=asked), [], 8, MathSequence(budget=(16, 9)), None)  # type: ignore[arg-type]
 
     def numbers(cot: str, **options: bool) -> list[int]:
         found = part.asked(cot, 16, **options)  # type: ignore[arg-type]
@@ -153,6 +159,7 @@ def test_which_questions_belong_to_which_row(monkeypatch: pytest.MonkeyPatch) ->
     ("flags", "message"),
     [
         ({"completions": 4}, "--completions 4: give at least 8"),
+        ({"held_out_completions": 4}, "--held-out-completions 4: give at least 8"),
         ({"updates": 0}, "--updates 0: give at least 1"),
         ({"actions": Path("nowhere.json")}, "nowhere.json: no such file"),
         ({"actions": Path("{bad}")}, "bad.json, action 1: temperature must be at least 0"),

@@ -16,7 +16,6 @@ from adaptive_jax.learning.bandit import (
     decisions,
     draw_group,
     embeddings,
-    pass_at_samples,
     preferences,
     train_bandit,
 )
@@ -37,12 +36,13 @@ def adapter(actions: int) -> SequenceAdapter:
 
 
 def table(shares: np.ndarray, seed: int = 0) -> Table:
-    """Prompts of two kinds, which their embeddings tell; completions right with chances [2, A], or rather the nearest share."""
+    """Prompts of two kinds, which their embeddings tell; of N completions the share nearest to `shares`, [2, A], is right."""
     rng = np.random.default_rng(seed)
     kind = np.arange(64) % 2
     last, mean = (rng.normal(size=(64, HIDDEN)) + 2 * kind[:, None] - 1 for _ in range(2))
     wins = np.arange(N) < np.round(N * shares[kind])[..., None]
-    return Table(jnp.asarray(last, jnp.float32), jnp.asarray(mean, jnp.float32), jnp.asarray(wins, jnp.float32))
+    rates = np.stack([pass_at_k(wins, k) for k in SETTINGS.samples])
+    return Table(*(jnp.asarray(array, jnp.float32) for array in (last, mean, rates)))
 
 
 def chosen(policy: SequenceAdapter, some: Table, samples: int) -> np.ndarray:
@@ -55,14 +55,18 @@ def last_of(policy: SequenceAdapter, some: Table, settings: BanditSettings) -> S
     return trained
 
 
-def test_rewards_of_draws_without_replacement_are_pass_at_k() -> None:
-    wins = jnp.asarray(np.random.default_rng(0).random((4, 3, N)) < 0.3, jnp.float32)
-    samples = jnp.asarray([1, 2, 4, 8], jnp.int32)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    rewards = np.asarray(jax.jit(jax.vmap(lambda key: pass_at_samples(key, wins, samples)))(keys))
-    assert set(np.unique(rewards)) <= {0, 1}
-    expected = [pass_at_k(np.asarray(wins[i]), int(samples[i])) for i in range(4)]
-    np.testing.assert_allclose(rewards.mean(axis=0), expected, atol=4 * 0.5 / 4000**0.5)
+def test_rewards_are_those_of_the_table() -> None:
+    """A prompt's features tell its number and its B, so that each reward can be looked up."""
+    rates = np.random.default_rng(0).random((4, 64, 3)).astype(np.float32)
+    some = table(np.zeros((2, 3))).replace(rates=jnp.asarray(rates))
+    draws = draw_group(jax.random.key(0), adapter(3), some, dataclasses.replace(SETTINGS, prompts=300))
+    every = [adapter(3).features(some.observe(jnp.arange(64), jnp.full(64, k, jnp.int32))) for k in SETTINGS.samples]
+    found = np.abs(np.stack(every)[:, :, None] - np.asarray(draws.features)).sum(axis=-1)  # [K, Q, N]
+    budget, prompt = np.unravel_index(found.reshape(-1, 300).argmin(axis=0), (4, 64))
+    assert found.min(axis=(0, 1)).max() < 1e-4
+    np.testing.assert_array_equal(draws.rewards, rates[budget[:, None], prompt[:, None], draws.actions])
+    assert set(budget) == {0, 1, 2, 3}
+    assert len(set(prompt)) > 60
 
 
 def test_advantages_leave_one_out() -> None:
@@ -134,7 +138,7 @@ def test_what_cannot_be_trained_is_named() -> None:
     some = table(np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"group is 1: .* at least 2"):
         next(train_bandit(adapter(2), some, dataclasses.replace(SETTINGS, group=1)))
-    with pytest.raises(ValueError, match="sampling budget of 9 needs as many completions, not 8"):
+    with pytest.raises(ValueError, match=r"Pass@B at 4 sampling budgets, and the settings name \(1, 9\)"):
         next(train_bandit(adapter(2), some, dataclasses.replace(SETTINGS, samples=(1, 9))))
 
 
