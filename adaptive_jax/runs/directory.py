@@ -110,8 +110,12 @@ class RunDirectory:
         self._lines = []
         result = {key: np.asarray(value) for key, value in compute().items()}
         self.stop.agree()
-        by_chief(lambda: checkpoints.save(0, result, self._facts(name, given=digest)))
-        return result
+
+        def saved() -> dict[str, np.ndarray]:
+            checkpoints.save(0, result, self._facts(name, given=digest))
+            return result
+
+        return by_chief(saved)  # of several processes, all go on with the result that is on disk
 
     def loop(
         self, name: str, start: StateT, steps: Callable[[StateT], Iterator[tuple[StateT, Metrics]]], *, every: int
