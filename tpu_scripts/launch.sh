@@ -21,8 +21,10 @@ shift 2
 run_dir=$RUN_ROOT/runs/$name
 process=$(hostname)${SLURM_PROCID:+-$SLURM_PROCID}
 log=$RUN_ROOT/logs/$name/$process-$(date +%Y%m%d-%H%M%S).log
-# Only process 0 writes the cache and all read it, so it lies where every host sees it.
+# Only process 0 writes the cache and all read it, so it lies where every host sees it. Left to itself, JAX keeps only what took a
+# second to compile, and most of a run's programs take less.
 command=(env JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$RUN_ROOT/jax-cache}"
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0}"
   uv run --no-sync python -m "$module" "$@" --run-dir "$run_dir" --resume --distributed)
 if [[ -n $DRY_RUN ]]; then
   run "${command[@]}"

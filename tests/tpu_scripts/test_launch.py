@@ -33,7 +33,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 def test_dry_run(host: Desk) -> None:
     ended = host.run("launch.sh", "--dry-run", "qwen", "math_token", "--limit", "5")
     assert shlex.split(ended.out) == [
-        *["env", f"JAX_COMPILATION_CACHE_DIR={host.path}/root/jax-cache"],
+        *["env", f"JAX_COMPILATION_CACHE_DIR={host.path}/root/jax-cache", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0"],
         *["uv", "run", "--no-sync", "python", "-m", "experiments.math_token", "--limit", "5"],
         *["--run-dir", f"{host.path}/root/runs/qwen", "--resume", "--distributed"],
     ]
