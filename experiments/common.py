@@ -135,7 +135,7 @@ class TrainingConfig(Config):
     """Flags of every experiment that trains.
 
     Attributes:
-        updates: policy-gradient updates per adapter and seed (50; 6 for a real model on a CPU).
+        updates: policy-gradient updates per adapter and seed (60; 6 for a real model on a CPU).
         checkpoint_every: updates between two checkpoints.
     """
 

@@ -112,7 +112,7 @@ class MathToken(TrainingConfig, TransferConfig):
     def settings(self, seed: int, rule: Rule = "reinforce") -> TrainSettings:
         """The learner's settings of one training seed."""
         return TrainSettings(
-            updates=self.updates or (6 if self.slow else 50),
+            updates=self.updates or (6 if self.slow else 60),
             prompts=self.prompts or (8 if self.slow else 32),
             completions=self.completions,
             budgets=self.budgets,
