@@ -67,7 +67,6 @@ LAYOUT = (
     "budget anew; the oracle takes each question's best action by the very completions that it is scored on, which is "
     "optimistic.\n"
 )
-VALIDATIONS = 4  # completions per validation question and action that the best static one is chosen by
 
 Estimates = dict[tuple[str, int], np.ndarray]  # (data set, k) -> each question's Pass@k, float [Q, K]
 
@@ -114,6 +113,11 @@ class MathToken(TrainingConfig, TransferConfig):
     def counts(self) -> tuple[int, ...]:
         """The k of the Pass@k that is evaluated."""
         return (1, self.samples) if self.samples > 1 else (1,)
+
+    @property
+    def validations(self) -> int:
+        """Completions per validation question that the best static action is chosen by: from few, it is not the best."""
+        return max(4 if self.slow else 16, *self.counts)
 
     def settings(self, seed: int, rule: Rule = "reinforce") -> TrainSettings:
         """The learner's settings of one training seed."""
@@ -188,9 +192,8 @@ class Comparison:
         where it is known what the texts look like, and for each question the action that its own completions are best under."""
         config = self._config
         statics = {static_name(action): mixed([action]) for action in config.action_set}
-        tries = max(VALIDATIONS, *config.counts)
         known = [
-            score(self._validation, policy, f"validating {name}", config, self._run, completions=tries)
+            score(self._validation, policy, f"validating {name}", config, self._run, completions=config.validations)
             for name, policy in statics.items()
         ]
         found = {name: self._scores(name, policy) for name, policy in statics.items()}

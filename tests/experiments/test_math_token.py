@@ -142,10 +142,10 @@ def test_best_static_is_chosen_on_validation_problems(whole: tuple[Path, str, st
     stages = whole[0] / "checkpoints"
     folders = ["greedy", "static-0.5", "static-1.25-top-p-0.9"]
     tried = [Checkpoints(stages / f"validating-{folder}").newest()[1].arrays["rewards"] for folder in folders]
-    assert {rewards.shape for rewards in tried} == {(8, 4, 2)}
+    assert {rewards.shape for rewards in tried} == {(8, 16, 2)}
     reached = {"pass@1": [wins.mean(axis=(0, 1)) for wins in tried]}
-    pairs = [wins[:, list(pair)].max(axis=1).mean(axis=0) for wins in tried for pair in itertools.combinations(range(4), 2)]
-    reached["pass@2"] = np.reshape(pairs, (3, 6, 2)).mean(axis=1).tolist()
+    pairs = [wins[:, list(pair)].max(axis=1).mean(axis=0) for wins in tried for pair in itertools.combinations(range(16), 2)]
+    reached["pass@2"] = np.reshape(pairs, (3, 120, 2)).mean(axis=1).tolist()
     lines = {line["metric"]: line for line in read_metrics(whole[0]) if line.get("event") == "best static"}
     rows = {(row["method"], row["metric"], row["budget"]): row["value"] for row in results(whole[0])["rows"]}
     for metric, means in reached.items():
