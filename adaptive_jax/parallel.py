@@ -125,7 +125,8 @@ class Lanes:
         Args:
             function: an update; on several devices it is given `axis`, over which it is to sum what it takes from its batch.
             learner: what is updated, the same everywhere.
-            batch: a pytree of arrays [M, ..], this process's part; it is padded with zeros.
+            batch: a pytree of arrays [M, ..], this process's part. Zeros are added along all axes, until all processes have the
+                same shapes (they run one program) and M is a multiple of their devices.
             rest: further arguments that are the same everywhere.
             static: hashable keyword arguments.
 
@@ -136,14 +137,17 @@ class Lanes:
             return function(*learner, batch, *rest, **static)
         devices = tuple(jax.devices() if self.mesh is None or jax.process_count() > 1 else self.mesh.devices.ravel())
         local = sum(device.process_index == jax.process_index() for device in devices)
-        size = local * math.ceil(largest(jax.tree.leaves(batch)[0].shape[0]) / local)
+        leaves, structure = jax.tree.flatten(batch)
+        shapes = np.split(largest(np.concatenate([x.shape for x in leaves])), np.cumsum([x.ndim for x in leaves])[:-1])
 
-        def spread(x: jax.Array) -> np.ndarray:
-            padded = np.pad(np.asarray(x), [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
-            return padded.reshape(local, -1, *x.shape[1:])
+        def spread(x: jax.Array, shape: np.ndarray) -> np.ndarray:
+            count, *others = shape.tolist()
+            size = (local * math.ceil(count / local), *others)
+            padded = np.pad(np.asarray(x), [(0, after - before) for before, after in zip(x.shape, size, strict=True)])
+            return padded.reshape(local, -1, *others)
 
         mapped = _over_devices(function, devices, len(learner), len(rest), tuple(static.items()))
-        return mapped(*learner, jax.tree.map(spread, batch), *rest)
+        return mapped(*learner, structure.unflatten(map(spread, leaves, shapes)), *rest)
 
 
 @functools.cache
@@ -193,13 +197,13 @@ def connect() -> None:
     before anything is computed.
 
     Raises:
-        ValueError: there is nothing to tell who the others are.
+        ValueError: there is nothing to tell who the others are, or it is no number.
     """
-    number, own = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    number, own = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(  # the address it reads from the environment by itself
-            num_processes=int(number) if number else None,
-            process_id=int(own) if own else None,
+            num_processes=number,
+            process_id=own,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,  # one that ends by itself, with an error, waits for the others so long
         )
@@ -208,6 +212,14 @@ def connect() -> None:
             f"--distributed: the job's processes did not find each other ({error}). It needs a TPU slice, Slurm, Kubernetes, "
             "or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; leave it out for a single process"
         ) from error
+
+
+def _number(variable: str) -> int | None:
+    """What an environment variable says; None where it is not set."""
+    text = os.environ.get(variable)
+    if text and not text.isdecimal():
+        raise ValueError(f"--distributed: {variable} is {text!r}: give a number")
+    return int(text) if text else None
 
 
 def chief() -> bool:
@@ -246,9 +258,11 @@ def total(value: Any) -> Any:
     return value if jax.process_count() == 1 else sum(theirs["value"] for theirs in exchange({"value": np.asarray(value)}))
 
 
-def largest(value: int) -> int:
-    """The largest of all processes' values."""
-    return value if jax.process_count() == 1 else max(int(theirs["value"]) for theirs in exchange({"value": np.asarray(value)}))
+def largest(value: Any) -> Any:
+    """The largest of all processes' numbers, in each place of an array."""
+    if jax.process_count() == 1:
+        return value
+    return np.max([theirs["value"] for theirs in exchange({"value": np.asarray(value)})], axis=0)
 
 
 def by_chief(action: Callable[[], ResultT]) -> ResultT:

@@ -43,7 +43,7 @@ class Stop:
 
     def agree(self) -> None:
         """Raises Stopped in all processes if one of them has been asked to stop; all must call it."""
-        if asked := largest(self._asked or 0):
+        if asked := int(largest(self._asked or 0)):
             raise Stopped(asked)
 
     def __enter__(self) -> "Stop":
