@@ -147,7 +147,7 @@ class Lanes:
             return padded.reshape(local, -1, *others)
 
         mapped = _over_devices(function, devices, len(learner), len(rest), tuple(static.items()))
-        return mapped(*learner, structure.unflatten(map(spread, leaves, shapes)), *rest)
+        return mapped(*learner, jax.tree.unflatten(structure, map(spread, leaves, shapes)), *rest)
 
 
 @functools.cache
