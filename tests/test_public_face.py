@@ -146,5 +146,5 @@ def test_problems_prompts_and_grades(lm: aj.LM) -> None:
         assert text.endswith("<|assistant|>")
     assert aj.grade(problem, rf"so \boxed{{{problem.answer}}}") == "correct"
     assert aj.grade(problem, r"so \boxed{-1}") == "wrong"
-    assert aj.grade(problem, "I do not know") == "unparseable"
-    assert aj.grade_many([problem] * 2, [rf"\boxed{{{problem.answer}}}", ""]) == ["correct", "unparseable"]
+    assert aj.grade(problem, "I do not know") == "wrong"
+    assert aj.grade_many([problem] * 2, [rf"\boxed{{{problem.answer}}}", ""]) == ["correct", "wrong"]

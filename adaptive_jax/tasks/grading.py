@@ -18,9 +18,9 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     r"""The verdict on each completion, in order, whatever the number of workers.
 
     "correct"      the last `\boxed{}` is the answer; or the program passes every test
-    "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`); or the program
-                   fails a test
-    "unparseable"  there is no answer, or none that can be read; or no program
+    "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`), or there is none;
+                   or the program fails a test
+    "unparseable"  there is an answer that cannot be read; or no program
     "timeout"      judging it ran out of time or memory
     "error"        a fault of ours: it says nothing about the completion
 
@@ -44,10 +44,10 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
             programs.append(index)
             continue
         answer = final_answer(text, problem.hash_answer)
-        if problem.kind == "integer":
+        if answer is None:
+            verdicts[index] = "wrong"
+        elif problem.kind == "integer":
             verdicts[index] = integer_verdict(problem.answer, answer)
-        elif answer is None:
-            verdicts[index] = "unparseable"
         elif quick := quick_verdict(problem.answer, answer):
             verdicts[index] = quick
         elif echoes(problem.question, problem.answer, answer):

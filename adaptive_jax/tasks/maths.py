@@ -83,7 +83,7 @@ def last_box(text: str) -> str | None:
     return None
 
 
-def integer_verdict(gold: str, answer: str | None) -> Verdict:
+def integer_verdict(gold: str, answer: str) -> Verdict:
     """Compares plain integers, thousands separated by commas or not; any other answer is unparseable.
 
     Raises:
@@ -91,7 +91,7 @@ def integer_verdict(gold: str, answer: str | None) -> Verdict:
     """
     if not _INTEGER.fullmatch(gold):
         raise ValueError(f"gold answer {gold!r} is no plain integer; make the problem's kind 'math'")
-    if answer is None or not _INTEGER.fullmatch(answer.strip()):
+    if not _INTEGER.fullmatch(answer.strip()):
         return "unparseable"
     return "correct" if _integer(answer.strip()) == _integer(gold) else "wrong"
 

@@ -71,7 +71,7 @@ def test_verdicts_of_the_tokens_that_are_judged(lm: LM) -> None:
     lengths[2] -= 1  # the brace is not closed yet
     lengths[4] = len(answers[0])
     asked = np.array([index for _, index in rows])
-    expected = ["correct", "correct", "unparseable", "wrong", "correct", "wrong"]
+    expected = ["correct", "correct", "wrong", "wrong", "correct", "wrong"]
     assert environment.verdicts(tokens, lengths, asked) == expected
 
 
@@ -89,7 +89,7 @@ def test_completions_are_graded_as_they_end_and_at_every_cut(lm: LM) -> None:
         for numbers in ([2], [0, 1]):
             grading.add(np.array(numbers), tokens[numbers], lengths[numbers])
         found = grading.verdicts()
-    assert found[0].tolist() == ["unparseable", "correct", "wrong"]
+    assert found[0].tolist() == ["wrong", "correct", "wrong"]
     assert found[1, 2] == "correct"
     assert found[2, 2] == "wrong"
     with environment.grading(np.array([0, 1, 1])) as grading:

@@ -136,7 +136,7 @@ def test_numbers_and_equal_strings_are_decided_in_process(gold: str, answer: str
         (r"\boxed{12.0}", "unparseable"),
         (r"\boxed{9^{9^9}}", "unparseable"),
         (r"\boxed{" + "9" * 999 + "}", "unparseable"),
-        ("12", "unparseable"),
+        ("12", "wrong"),
     ],
 )
 def test_integer_problems_take_plain_integers_and_nothing_else(text: str, verdict: Verdict) -> None:
@@ -152,7 +152,7 @@ def test_an_integer_problem_with_another_answer_is_refused() -> None:
 def test_the_fast_path_grades_in_order_without_a_worker() -> None:
     problems = [Problem(str(n), "Q", str(n), hash_answer=n % 2 == 1) for n in range(6)]
     texts = [r"\boxed{0}", "#### 1", "#### 2", r"\boxed{4}", "none", r"<think>\boxed{5}</think>"]
-    expected = ["correct", "correct", "unparseable", "wrong", "unparseable", "unparseable"]
+    expected = ["correct", "correct", "wrong", "wrong", "wrong", "wrong"]
     assert grade_many(problems, texts) == expected
     assert grade_many(problems[::-1], texts[::-1]) == expected[::-1]
     with pytest.raises(ValueError, match="6 problems but 1 texts"):

@@ -181,7 +181,7 @@ def test_grading_asks_the_pool_once_for_equal_answers(pool: Pool, monkeypatch: p
     monkeypatch.setattr(maths_pool, "shared_pool", Spy)
     problem = Problem("p", "Q", "2x^2 - 2")
     texts = [r"\boxed{2(x^2-1)}", r"\boxed{x}", r"\boxed{2x^2-2}", r"\boxed{2(x^2-1)}", ""]
-    assert grade_many([problem] * 5, texts) == ["correct", "wrong", "correct", "correct", "unparseable"]
+    assert grade_many([problem] * 5, texts) == ["correct", "wrong", "correct", "correct", "wrong"]
     assert asked == [("2x^2 - 2", "2(x^2-1)"), ("2x^2 - 2", "x")]
 
 
