@@ -7,8 +7,8 @@ Attention costs by the column, and most completions are much shorter than the lo
 A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,
 or little else is left, all go over to a ring that holds the longest completion; and back, when few rows need it any more.
 
-Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A prompt's
-completions stay in the lane in which it was prefilled, so nothing is sent between devices.
+Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A completion
+stays in the lane in which its prompt was prefilled, so nothing is sent between devices.
 """
 
 from collections import deque
