@@ -200,6 +200,7 @@ def connect() -> None:
         ValueError: there is nothing to tell who the others are, or it is no number.
     """
     number, own = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM until a run listens to it itself
     try:
         jax.distributed.initialize(  # the address it reads from the environment by itself
             num_processes=number,
@@ -234,7 +235,10 @@ def share(count: int) -> np.ndarray:
         ValueError: there are fewer items than processes.
     """
     if count < jax.process_count():
-        raise ValueError(f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them")
+        raise ValueError(
+            f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them (of the problems: "
+            "--limit, --train-limit; of an update: --prompts), or start fewer processes"
+        )
     return np.arange(jax.process_index(), count, jax.process_count())
 
 

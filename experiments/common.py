@@ -372,7 +372,7 @@ class Progress:
             total=total,
             desc=label,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and parallel.chief()),
             bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left {postfix}",
             dynamic_ncols=True,
         )

@@ -236,7 +236,8 @@ class _Rollout:
         suspended = sum((batch.per_lane(self._lanes.count) for batch in self._parked), np.zeros_like(busy))
         if self._shelf is not None:
             suspended = suspended + self._shelf.batch().per_lane(self._lanes.count)
-        if suspended.any() and 4 * busy.sum() <= 3 * len(self._row):  # they are all that waits
+        idle = 4 * busy.sum() <= 3 * len(self._row)  # nothing else waits, or in a few lanes only
+        if suspended.any() and idle:
             while rows >= FEW_ROWS and 4 * (busy + suspended).max() <= rows:
                 rows //= 4
             return rows, self._long
@@ -244,7 +245,7 @@ class _Rollout:
         if rows >= FEW_ROWS and 4 * busy.max() <= rows and left.max(initial=0) >= WORTHWHILE:
             return rows // 4, self._size
         few_long = 8 * np.sum(self._needs(active) > self._short) <= len(self._row)
-        if self._size > self._short and few_long and self._unstarted >= len(self._row) and not self._resumable:
+        if self._size > self._short and few_long and self._unstarted >= len(self._row) and not (self._resumable or idle):
             return rows, self._short
         return None
 
