@@ -147,7 +147,7 @@ class Lanes:
             return padded.reshape(local, -1, *others)
 
         mapped = _over_devices(function, devices, len(learner), len(rest), tuple(static.items()))
-        return mapped(*learner, structure.unflatten(map(spread, leaves, shapes)), *rest)
+        return mapped(*learner, jax.tree.unflatten(structure, map(spread, leaves, shapes)), *rest)
 
 
 @functools.cache
@@ -236,8 +236,8 @@ def share(count: int) -> np.ndarray:
     """
     if count < jax.process_count():
         raise ValueError(
-            f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them (of the problems: "
-            "--limit, --train-limit; of an update: --prompts), or start fewer processes"
+            f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them (--limit and "
+            "--train-limit say how many problems there are, --prompts how many an update has), or start fewer processes"
         )
     return np.arange(jax.process_index(), count, jax.process_count())
 
@@ -280,7 +280,8 @@ def by_chief(action: Callable[[], ResultT]) -> ResultT:
         except Exception as error:
             outcome = None, error
     content = np.frombuffer(pickle.dumps(outcome), np.uint8) if chief() else np.zeros(0, np.uint8)
-    result, failure = pickle.loads(exchange({"outcome": content})[0]["outcome"].tobytes())
+    told = exchange({"outcome": content})[0]["outcome"].tobytes()
+    result, failure = outcome if chief() else pickle.loads(told)  # process 0 keeps its error's traceback
     if failure is not None:
         raise failure
     return result

@@ -113,6 +113,22 @@ def test_two_processes_of_two_devices_are_as_good_as_one_of_one(runs: Path) -> N
     assert all(np.array_equal(final(runs / "two")[f"adapter.params.{name}"], leaf) for name, leaf in loaded.items())
 
 
+def test_an_update_is_one_program_in_all_processes(runs: Path) -> None:
+    """However many decisions the longest pair of each has: TPUs that run different programs wait for each other in vain."""
+    one = json.loads((runs / "one" / "preferences-0.json").read_text())
+    assert one["shapes"] == [[4, 8, 3]]
+    for number in range(2):
+        own = json.loads((runs / "two" / f"preferences-{number}.json").read_text())
+        assert {tuple(shape) for shape in own["shapes"]} == {(1, 8, 3)}  # of each device
+        assert own["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="--distributed: JAX_NUM_PROCESSES is 'two': give a number"):
+        parallel.connect()
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Path, tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"

@@ -271,9 +271,10 @@ class _Rollout:
         self._resumable.extend(parked)
         if not fits.all():
             left = active[~fits]
-            places = max(self._rows // 8, 1)
-            crowded = np.bincount(self._lane(left)).max() > places
-            self._parked.append(self._shelved(left, self._rows if crowded else places, self._size))
+            places, most = self._rows // 8, int(np.bincount(self._lane(left)).max())
+            if most > places:  # a lane may have more than its part; as wide as the long ring, room for all would be another one
+                places = min(1 << (most - 1).bit_length(), self._rows)
+            self._parked.append(self._shelved(left, places, self._size))
         del self._state  # before the next one needs the memory
         self._start(rows, size)
 

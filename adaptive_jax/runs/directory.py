@@ -101,7 +101,7 @@ class RunDirectory:
             Stopped: the run has been asked to stop; what was computed meanwhile is not kept.
             NotWritten: the result cannot be saved.
         """
-        checkpoints, digest = self._checkpoints(name), tree_digest(given)
+        checkpoints, digest = self._checkpoints(name), by_chief(lambda: tree_digest(given))  # all compute anew, or none does
         found = by_chief(checkpoints.newest)
         if found is not None and found[1].facts["given"] == digest:
             self._log_again(found[1])
