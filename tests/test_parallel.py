@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +41,13 @@ def test_a_single_process_has_everything_to_itself() -> None:
     assert (parallel.total(4), parallel.largest(4), parallel.rows_here(7), parallel.chief()) == (4, 4, 7, True)
     assert parallel.local_mesh() is None
     assert parallel.Lanes().count == 1
+
+
+def test_every_process_needs_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    assert parallel.share(3).tolist() == [0]
+    with pytest.raises(ValueError, match="2 questions cannot be shared out among 3 processes: give more of them"):
+        parallel.share(2)
 
 
 def test_a_model_takes_a_whole_part_of_the_devices() -> None:
