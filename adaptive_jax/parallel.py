@@ -200,6 +200,7 @@ def connect() -> None:
         ValueError: there is nothing to tell who the others are, or it is no number.
     """
     number, own = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM until a run listens to it itself
     try:
         jax.distributed.initialize(  # the address it reads from the environment by itself
             num_processes=number,
@@ -234,7 +235,10 @@ def share(count: int) -> np.ndarray:
         ValueError: there are fewer items than processes.
     """
     if count < jax.process_count():
-        raise ValueError(f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them")
+        raise ValueError(
+            f"{count} questions cannot be shared out among {jax.process_count()} processes: give more of them (--limit and "
+            "--train-limit say how many problems there are, --prompts how many an update has), or start fewer processes"
+        )
     return np.arange(jax.process_index(), count, jax.process_count())
 
 
@@ -276,7 +280,8 @@ def by_chief(action: Callable[[], ResultT]) -> ResultT:
         except Exception as error:
             outcome = None, error
     content = np.frombuffer(pickle.dumps(outcome), np.uint8) if chief() else np.zeros(0, np.uint8)
-    result, failure = pickle.loads(exchange({"outcome": content})[0]["outcome"].tobytes())
+    told = exchange({"outcome": content})[0]["outcome"].tobytes()
+    result, failure = outcome if chief() else pickle.loads(told)  # process 0 keeps its error's traceback
     if failure is not None:
         raise failure
     return result

@@ -201,6 +201,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
     try:
         with run.stop:
             yield run
+            parallel.by_chief(lambda: None)  # all leave together: JAX ends a job whose first process waits long for the last
     except KeyboardInterrupt as error:
         print(f"interrupted: what was measured so far is in {path}; --run-dir {path} --resume goes on", file=sys.stderr)
         sys.exit(error.status if isinstance(error, Stopped) else INTERRUPTED)
@@ -372,7 +373,7 @@ class Progress:
             total=total,
             desc=label,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and parallel.chief()),
             bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left {postfix}",
             dynamic_ncols=True,
         )

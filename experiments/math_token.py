@@ -31,7 +31,7 @@ from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
-from adaptive_jax.parallel import by_chief, total
+from adaptive_jax.parallel import by_chief, share, total
 from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
@@ -142,6 +142,7 @@ def main(config: MathToken) -> Path:
         lm, actions = load_model(config), config.action_set
         splits = load_splits(config)
         parts = {name: environment_of(lm, part, [config.cot], config) for name, part in parts_of(config, splits).items()}
+        share(config.settings(config.seed).prompts)  # too few of them for the processes? Better told of now than after hours
     with open_run("math_token", config, lm, splits) as run:
         log.info("%s: %.1fM parameters on %s", lm.name, lm.num_parameters / 1e6, jax.devices()[0].device_kind)
         log.info("questions: %s", ", ".join(f"{len(environment)} of {name}" for name, environment in parts.items()))

@@ -54,6 +54,18 @@ def check_rollouts() -> None:
         assert_same(complete(replicated, rows), reference, f"{count} devices, {rows} rows")
 
 
+def check_few_prompts() -> None:
+    """Two prompts of five completions on eight devices: all of them decode, and what they do is the same as on one."""
+    decoder = CountingLM(jnp.asarray(successor_table(1.0)))
+    prompts = [Prompt("a", [1, 2], 16), Prompt("b", [3], 16)]
+    options = {"key": jax.random.key(0), "stop_ids": [VOCABULARY], "completions": 5}
+    reference = rollout(decoder, token_adapter(2, budget_scale=16), prompts, **options)
+    found = rollout(Lanes(mesh_of(8)).replicate(decoder), token_adapter(2, budget_scale=16), prompts, **options)
+    for name in ("tokens", "actions", "features"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(reference, name), err_msg=name)
+    assert found.row_steps == 16 * 16, "some completions waited although there were lanes without any"
+
+
 def check_updates() -> None:
     """13 decisions and 5 pairs, which no count of devices divides: the same gradient step as on one device, within rounding."""
     policy, optimizer = random_adapter(3, "hidden", scale=0.3), optax.sgd(1.0)

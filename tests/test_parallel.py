@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +41,13 @@ def test_a_single_process_has_everything_to_itself() -> None:
     assert (parallel.total(4), parallel.largest(4), parallel.rows_here(7), parallel.chief()) == (4, 4, 7, True)
     assert parallel.local_mesh() is None
     assert parallel.Lanes().count == 1
+
+
+def test_every_process_needs_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    assert parallel.share(3).tolist() == [0]
+    with pytest.raises(ValueError, match="2 questions cannot be shared out among 3 processes: give more of them"):
+        parallel.share(2)
 
 
 def test_a_model_takes_a_whole_part_of_the_devices() -> None:
@@ -111,6 +119,22 @@ def test_two_processes_of_two_devices_are_as_good_as_one_of_one(runs: Path) -> N
     assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
     loaded = named_leaves(load_adapter(runs / "two").params)
     assert all(np.array_equal(final(runs / "two")[f"adapter.params.{name}"], leaf) for name, leaf in loaded.items())
+
+
+def test_an_update_is_one_program_in_all_processes(runs: Path) -> None:
+    """However many decisions the longest pair of each has: TPUs that run different programs wait for each other in vain."""
+    one = json.loads((runs / "one" / "preferences-0.json").read_text())
+    assert one["shapes"] == [[4, 8, 3]]
+    for number in range(2):
+        own = json.loads((runs / "two" / f"preferences-{number}.json").read_text())
+        assert {tuple(shape) for shape in own["shapes"]} == {(1, 8, 3)}  # of each device
+        assert own["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="--distributed: JAX_NUM_PROCESSES is 'two': give a number"):
+        parallel.connect()
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -4,13 +4,16 @@ python -m tests.two_processes train RUN [UPDATES]      a run with a training and
 python -m tests.two_processes math_token FLAG...       the experiment, with a heartbeat that suits a test
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from adaptive_jax import parallel
 
@@ -42,8 +45,31 @@ def train_and_evaluate(path: Path, updates: int) -> None:
         for name, policy in (("adapter", state.adapter), ("static", static(1.0))):
             scores = evaluate(environment, policy, (3, 6), key=jax.random.key(1), completions=2, rows=12)
             found[name] = {field: np.asarray(value).tolist() for field, value in vars(scores).items()}
+        (path / f"preferences-{jax.process_index()}.json").write_text(json.dumps(follow_preferences()))
         run.write_json("results.json", {"scores": found, "usable": usable, "rewards": [line["reward"] for line in curve]})
     run.close()
+
+
+def follow_preferences() -> dict[str, Any]:
+    """An update by pairs of 8 decisions or, every second one, of 4, which has another shape where all of a process's are."""
+    from adaptive_jax.learning.lpo import Preferences, lpo_update
+    from tests.policies.adapters import random_adapter
+
+    random, own, seen = np.random.default_rng(0), parallel.share(4), []
+    features, actions = random.normal(size=(4, 8, 3)).astype(np.float32), random.integers(0, 4, (4, 8)).astype(np.int32)
+    sign = random.choice([-1, 1], (4, 8)).astype(np.float32)
+    sign[::2, 4:] = 0
+    size = 8 if sign[own, 4:].any() else 4
+    pairs = Preferences(features[own, :size], actions[own, :size], sign[own, :size], np.ones(len(own), np.float32))
+
+    def update(*arguments: Any, **static: Any) -> Any:
+        seen.append(arguments[2].features.shape)
+        return lpo_update(*arguments, **static)
+
+    policy, optimizer = random_adapter(3, "hidden", scale=0.3), optax.sgd(1.0)
+    learner = (policy, optimizer.init(policy.params))
+    _, _, metrics = parallel.Lanes(parallel.local_mesh()).update(update, learner, pairs, beta=0.3, optimizer=optimizer)
+    return {"shapes": seen, "loss": float(metrics["loss"])}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Attention costs by the column, and most completions are much shorter than the lo
 A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,
 or little else is left, all go over to a ring that holds the longest completion; and back, when few rows need it any more.
 
-Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A prompt's
-completions stay in the lane in which it was prefilled, so nothing is sent between devices.
+Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A completion
+stays in the lane in which its prompt was prefilled, so nothing is sent between devices.
 """
 
 from collections import deque
@@ -236,7 +236,8 @@ class _Rollout:
         suspended = sum((batch.per_lane(self._lanes.count) for batch in self._parked), np.zeros_like(busy))
         if self._shelf is not None:
             suspended = suspended + self._shelf.batch().per_lane(self._lanes.count)
-        if suspended.any() and 4 * busy.sum() <= 3 * len(self._row):  # they are all that waits
+        idle = 4 * busy.sum() <= 3 * len(self._row)  # nothing else waits, or in a few lanes only
+        if suspended.any() and idle:
             while rows >= FEW_ROWS and 4 * (busy + suspended).max() <= rows:
                 rows //= 4
             return rows, self._long
@@ -244,7 +245,7 @@ class _Rollout:
         if rows >= FEW_ROWS and 4 * busy.max() <= rows and left.max(initial=0) >= WORTHWHILE:
             return rows // 4, self._size
         few_long = 8 * np.sum(self._needs(active) > self._short) <= len(self._row)
-        if self._size > self._short and few_long and self._unstarted >= len(self._row) and not self._resumable:
+        if self._size > self._short and few_long and self._unstarted >= len(self._row) and not (self._resumable or idle):
             return rows, self._short
         return None
 
@@ -270,9 +271,10 @@ class _Rollout:
         self._resumable.extend(parked)
         if not fits.all():
             left = active[~fits]
-            places = max(self._rows // 8, 1)
-            crowded = np.bincount(self._lane(left)).max() > places
-            self._parked.append(self._shelved(left, self._rows if crowded else places, self._size))
+            places, most = self._rows // 8, int(np.bincount(self._lane(left)).max())
+            if most > places:  # a lane may have more than its part; as wide as the long ring, room for all would be another one
+                places = min(1 << (most - 1).bit_length(), self._rows)
+            self._parked.append(self._shelved(left, places, self._size))
         del self._state  # before the next one needs the memory
         self._start(rows, size)
 

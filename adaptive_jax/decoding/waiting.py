@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         completions: int [M], their numbers.
         lanes: int [M], the lane that each lies in.
-        places: int [M], where in the lane's prefill; completions of one prompt share a place.
+        places: int [M], where in the lane's prefill; a lane's completions of one prompt share a place.
         prefill: their entries, on the devices of the lanes.
         prompt_tokens: tokens that were computed for it.
     """
@@ -69,13 +69,16 @@ def waves(decoder: Decoder, lanes: Lanes, prompts: Sequence[Prompt], completions
     """Prefill the prompts, up to `width` at a time in each lane: only those that are about to start occupy memory.
 
     Long budgets come first, so that what is left when no completion waits any more is short; then prompts of like length
-    together. A wave's prompts go round the lanes.
+    together. A wave's prompts go round the lanes; where there are fewer of them than lanes, each is in several, with a part of
+    its completions.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
-    width = min(width, -(-len(prompts) // lanes.count))
+    parts = np.array_split(np.arange(completions), max(min(lanes.count // len(prompts), completions), 1))
+    pieces = [(index, index * completions + part) for index in order for part in parts]
+    width = min(width, -(-len(pieces) // lanes.count))
     count = lanes.count * width
-    for start in range(0, len(order), count):
-        members = order[start : start + count]
+    for start in range(0, len(pieces), count):
+        members, owned = zip(*pieces[start : start + count], strict=True)
         columns = prefill_width(max(len(prompts[i].tokens) for i in members))
         tokens = np.zeros((count, columns), np.int32)
         lengths = np.ones(count, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
@@ -85,9 +88,9 @@ def waves(decoder: Decoder, lanes: Lanes, prompts: Sequence[Prompt], completions
             tokens[row, columns - len(ids) :] = ids
             lengths[row] = len(ids)
         yield Batch(
-            completions=(np.array(members)[:, None] * completions + np.arange(completions)).reshape(-1),
-            lanes=np.repeat(lane, completions),
-            places=np.repeat(place, completions),
+            completions=np.concatenate(owned),
+            lanes=np.repeat(lane, [len(part) for part in owned]),
+            places=np.repeat(place, [len(part) for part in owned]),
             prefill=lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths))),
             prompt_tokens=sum(len(prompts[i].tokens) for i in members),
         )
@@ -127,7 +130,7 @@ class Shelf:
         return state
 
     def batch(self) -> Batch:
-        """What is on it; nothing may be added any more."""
+        """What is on it now; what is added later donates its entries."""
         completions, lanes, places = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         return Batch(completions, lanes, places, self._prefill)
 

@@ -12,6 +12,7 @@ from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import Form, encode, render
+from adaptive_jax.parallel import share
 from adaptive_jax.tasks.grading import grade_many, rewards
 from adaptive_jax.tasks.problem import Problem, Verdict
 
@@ -67,7 +68,9 @@ class Environment:
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
 
     def check(self, budget: int) -> None:
-        """Raises ValueError for a question that does not fit the model's context with a token budget of `budget`."""
+        """Raises ValueError for a question that does not fit the model's context with a token budget of `budget`, and for fewer
+        questions than processes."""
+        share(len(self))
         prompts = [self.prompt(index, budget) for index in range(len(self))]
         check_prompts(prompts, self.lm.config.max_positions)
 

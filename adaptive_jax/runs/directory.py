@@ -24,7 +24,7 @@ import numpy as np
 
 from adaptive_jax.parallel import by_chief
 from adaptive_jax.runs.checkpoints import Checkpoints
-from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint
+from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint, check_processes
 from adaptive_jax.runs.machine import environment
 from adaptive_jax.runs.records import (
     DamagedRecord,
@@ -71,7 +71,8 @@ class RunDirectory:
     Raises:
         FileExistsError: there is a run in the directory that cannot go on.
         BlockingIOError: another process is at work in it.
-        FingerprintMismatch, NewerRecord: its checkpoints were made with something else, or by a newer version.
+        FingerprintMismatch, NewerRecord: its checkpoints were made with something else, or by a newer version; or the run's
+            processes differ in what they were started with.
         OSError: it cannot be written. In all these cases, what is in the directory stays as it is.
     """
 
@@ -85,6 +86,7 @@ class RunDirectory:
         def open_files() -> None:
             self._files = _Files(path, config, self.fingerprint, resume, allowed)
 
+        check_processes(self.fingerprint)
         by_chief(open_files)
 
     def stage(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]], *, given: Any = None) -> dict[str, np.ndarray]:
@@ -99,7 +101,7 @@ class RunDirectory:
             Stopped: the run has been asked to stop; what was computed meanwhile is not kept.
             NotWritten: the result cannot be saved.
         """
-        checkpoints, digest = self._checkpoints(name), tree_digest(given)
+        checkpoints, digest = self._checkpoints(name), by_chief(lambda: tree_digest(given))  # all compute anew, or none does
         found = by_chief(checkpoints.newest)
         if found is not None and found[1].facts["given"] == digest:
             self._log_again(found[1])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from adaptive_jax.lm.model import LM
+from adaptive_jax.parallel import exchange
 from adaptive_jax.runs.records import tree_digest
 from adaptive_jax.tasks.problem import Problem
 
@@ -71,6 +73,22 @@ def check_fingerprint(what: str, recorded: Mapping[str, Any], present: Mapping[s
     if differ:
         values = "; ".join(f"{field} was {_shown(recorded, field)} and is {_shown(present, field)}" for field in differ)
         raise FingerprintMismatch(f"{what} was made with something else: {values}. --allow-changed {' '.join(differ)} goes on")
+
+
+def check_processes(present: Fingerprint) -> None:
+    """Raises FingerprintMismatch, in all of a run's processes, where one was started with something else than the others.
+
+    They would ask other questions or draw other tokens, or wait for each other for ever.
+    """
+    everyones = exchange({"fingerprint": np.frombuffer(json.dumps(present).encode(), np.uint8)})
+    first, *others = (json.loads(theirs["fingerprint"].tobytes()) for theirs in everyones)
+    for number, theirs in enumerate(others, 1):
+        if differ := [field for field in dict.fromkeys((*first, *theirs)) if _shown(first, field) != _shown(theirs, field)]:
+            values = "; ".join(f"{field} {_shown(theirs, field)} instead of {_shown(first, field)}" for field in differ)
+            raise FingerprintMismatch(
+                f"process {number} was started with something else than process 0: {values}. Give all processes the same "
+                "command, code and files"
+            )
 
 
 def _digest(text: str) -> str:

@@ -1,9 +1,11 @@
 """A fingerprint changes with what decides the numbers, and with nothing else."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from adaptive_jax.lm.model import LM, load_lm
@@ -11,6 +13,7 @@ from adaptive_jax.runs import fingerprint
 from adaptive_jax.runs.fingerprint import (
     FingerprintMismatch,
     check_fingerprint,
+    check_processes,
     code_fingerprint,
     model_fingerprint,
     problems_fingerprint,
@@ -100,3 +103,12 @@ def test_a_field_that_one_of_them_has_not_differs() -> None:
 def test_only_fields_can_be_allowed() -> None:
     with pytest.raises(FingerprintMismatch, match="--allow-changed cod: no such field; there are code, seed"):
         check_fingerprint("it", {"code": 1}, {"code": 1, "seed": 2}, ["cod"])
+
+
+def test_processes_that_were_started_with_different_things_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_processes({"seed": 0})
+    others = [{"seed": 0}, {"seed": 1, "limit": 8}]
+    own = [{"fingerprint": np.frombuffer(json.dumps(one).encode(), np.uint8)} for one in others]
+    monkeypatch.setattr(fingerprint, "exchange", lambda mine: [mine, *own])
+    with pytest.raises(FingerprintMismatch, match=r"process 2 .* process 0: seed 1 instead of 0; limit 8 instead of absent\. "):
+        check_processes({"seed": 0})
