@@ -137,6 +137,19 @@ def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyP
         parallel.connect()
 
 
+def test_the_main_experiment_by_two_processes_is_that_by_one(tmp_path: Path) -> None:
+    """From the command line to the tables: problems, prompts, opening pass, four adapters, evaluations, files."""
+    flags = ["--limit", "7", "--train-limit", "12", "--updates", "2", "--prompts", "3", "--completions", "2"]
+    flags += ["--budget", "24", "40", "--validate-every", "1"]
+    finish(start(1, 1, tmp_path / "cache", "math_token", "--run-dir", str(tmp_path / "one"), *flags))
+    said = finish(start(2, 2, tmp_path / "cache", "math_token", "--distributed", "--run-dir", str(tmp_path / "two"), *flags))
+    assert "everything is in" in said[0]
+    assert "everything is in" not in said[1], "both processes report"
+    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two")]
+    assert results[0] == results[1]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Path, tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"

@@ -73,7 +73,7 @@ def follow_preferences() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if os.environ.get("JAX_NUM_PROCESSES", "1") != "1":
+    if os.environ["JAX_NUM_PROCESSES"] != "1" and sys.argv[1] != "math_token":  # which connects by itself, at --distributed
         parallel.connect()
     if sys.argv[1] == "train":
         train_and_evaluate(Path(sys.argv[2]), int(sys.argv[3]))
