@@ -39,7 +39,7 @@ environment.decode_texts, environment.grade_many = decode_texts, grade_many
 from experiments.code_sequence import CodeSequence, main
 main(CodeSequence(
     model="tiny", dataset=str(folder / "contests.jsonl"), limit=2, train_limit=4, budget=(3,), updates=5, rows=16, seed=1,
-    allow_unsandboxed=True, actions=folder / "set.json", run_dir=folder / "run",
+    held_out_completions=8, allow_unsandboxed=True, actions=folder / "set.json", run_dir=folder / "run",
 ))
 """
 
