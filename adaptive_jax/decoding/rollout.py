@@ -81,6 +81,7 @@ def rollout(
             raise ValueError(f"{name} is {value}: give at least 1")
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
+    chunk = min(chunk, max(prompt.budget for prompt in prompts))  # all rows would be dead in the steps beyond
     return _Rollout(decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest).run(on_progress, on_ended)
 
 

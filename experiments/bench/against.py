@@ -33,7 +33,7 @@ def generate(subject: Subject) -> Findings:
             return Findings(bars, details)
         details["transformers"] = other.about
         # without bfloat16 units a CPU takes minutes for what takes one in float32: few tokens, one round
-        slow = jax.default_backend() == "cpu" and not other.about["amx"]
+        slow = jax.default_backend() == "cpu" and not other.about["bfloat16_units"]
         for dtype, new_tokens, rounds in (
             ("float32", subject.new_tokens, 2),
             ("bfloat16", min(subject.new_tokens, 8) if slow else subject.new_tokens, 1 if slow else 2),

@@ -87,7 +87,7 @@ def scaling(subject: Subject) -> Findings:
     for rows, longest in cases:
         lengths = long_tail(16 * rows if longest > MEAN else 2 * rows, MEAN, longest)
         adapter = token_adapter(subject.config.hidden_size + 1, budget_scale=longest)  # sees the script's channel, too
-        seconds, trajectory, compiled = _timed(Work(subject, lengths, adapter), rows)
+        seconds, trajectory, compiled = _timed(Work(subject, lengths, adapter), rows, warm_up=1.0)
         features = trajectory.features.nbytes
         table.append(
             {
@@ -146,9 +146,9 @@ class Work:
         return done
 
 
-def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
-    """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; a quarter of it went before."""
-    work.run(rows, 0.25)
+def _timed(work: Work, rows: int, warm_up: float = 0.25) -> tuple[float, Trajectory, int]:
+    """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; a part of it goes before."""
+    work.run(rows, warm_up)
     with compilations("admit", "decode_chunk", "suspend", "empty_shelf", "empty_state", "prefill") as compiled:
         start = time.perf_counter()
         trajectory = work.run(rows)

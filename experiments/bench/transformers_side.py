@@ -57,12 +57,13 @@ def load(directory: Path) -> tuple[dict[str, Any], Generate]:
         tokens, seconds = timed(call, repeat)
         return {"tokens": [_until(row, stop_ids) for row in tokens], "seconds": seconds}
 
+    flags = CPU_FLAGS.read_text() if CPU_FLAGS.is_file() else ""
     hello = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "amx": CPU_FLAGS.is_file() and "amx_bf16" in CPU_FLAGS.read_text(),
+        "bfloat16_units": [unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags],
     }
     return hello, generate
 
