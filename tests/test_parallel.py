@@ -89,7 +89,7 @@ def finish(job: list[subprocess.Popen[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run by one process of one device, by two of two, and by two of which one is killed and which then go on."""
+    """The same run by one process of one device, and by two of two."""
     directory = tmp_path_factory.mktemp("processes")
     finish(start(1, 1, directory / "cache", "train", str(directory / "one"), str(UPDATES)))
     finish(start(2, 2, directory / "cache", "train", str(directory / "two"), str(UPDATES)))
