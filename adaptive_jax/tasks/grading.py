@@ -21,8 +21,8 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`), or there is none;
                    or the program fails a test
     "unparseable"  there is an answer that cannot be read; or no program
-    "timeout"      judging it ran out of time or memory
-    "error"        a fault of ours: it says nothing about the completion
+    "timeout"      judging it ran out of time, or a program out of memory
+    "error"        a fault of ours, or an answer that kills three workers: it says nothing about the completion
 
     Safe to call from a thread, so that grading overlaps with decoding: the work is done in other processes.
 

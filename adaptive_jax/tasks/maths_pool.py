@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 SECONDS = 2  # of CPU time for one comparison, rounded up; typical are 5 to 100 milliseconds
 MEGABYTES = 1024
 PATIENCE = 30.0  # seconds of wall time, for what uses no CPU time, and for the start of a worker
+DEATHS = 3  # workers that one comparison may kill before it is given up
+FAILED_STARTS = 2  # in a row, of workers that say why, end by themselves or never get ready
+KILLED_STARTS = 20  # in a row, of workers that something else kills: it may be over soon
 
 
 class _Worker:
@@ -85,7 +88,8 @@ class Pool:
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """The verdict on each (gold, answer), in order.
 
-        "timeout": the comparison ran out of time or memory, or killed its worker twice. "error": no worker could start.
+        "timeout": the comparison ran out of time. "error": it killed `DEATHS` workers, as for lack of memory, or no worker
+        could start. Any other death of a worker costs the time to try its comparison again.
         """
         with self._lock:
             try:
@@ -107,7 +111,7 @@ class Pool:
         verdicts: list[Verdict] = ["error"] * len(pairs)
         waiting = deque(range(len(pairs)))
         deaths = [0] * len(pairs)
-        false_starts = 0
+        failed = killed = 0  # starts since a worker was last ready
         while waiting or any(worker.job is not None for worker in self._workers):
             for worker in [worker for worker in self._workers if worker.idle and worker.ended()]:
                 self._drop(worker)  # no job is to blame
@@ -121,11 +125,15 @@ class Pool:
             for worker, reply in self._events():
                 if not worker.ready and reply == "ready":
                     worker.ready = True
+                    failed = killed = 0
                     continue
                 if not worker.ready:
-                    self._drop(worker)
-                    false_starts += 1
-                    if false_starts > 1:
+                    late = worker.deadline <= time.monotonic()
+                    if self._drop(worker) < 0 and reply is None and not late:
+                        killed += 1
+                    else:
+                        failed += 1
+                    if failed >= FAILED_STARTS or killed >= KILLED_STARTS:
                         log.error("math-verify's worker process did not start: %s", reply or "it died or took too long")
                         self._end()
                         return verdicts
@@ -136,9 +144,9 @@ class Pool:
                     continue
                 deaths[job] += 1
                 # a kill by the CPU limit, or by us for the wall limit, is final; another death may be an accident
-                if self._drop(worker) == -signal.SIGXCPU or worker.deadline <= time.monotonic() or deaths[job] > 1:
+                if self._drop(worker) == -signal.SIGXCPU or worker.deadline <= time.monotonic():
                     verdicts[job] = "timeout"
-                else:
+                elif deaths[job] < DEATHS:
                     waiting.appendleft(job)
         return verdicts
 

@@ -3,7 +3,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,12 +127,12 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_death_at_work_is_an_accident_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_a_death_at_work_is_an_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     pool = Pool(size)
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", FAKE_WORKER])
     mark = str(tmp_path / "died")
     pairs = [(mark, answer) for answer in ("fine", "dies", "fine", "fine")]
-    assert pool.verdicts(pairs) == ["correct", "timeout", "correct", "correct"]
+    assert pool.verdicts(pairs) == ["correct", "error", "correct", "correct"]
     Path(mark).unlink()
     assert pool.verdicts([(mark, "dies once"), (mark, "fine")]) == ["correct", "correct"]
     pool.close()
@@ -148,6 +150,39 @@ def test_a_worker_that_dies_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
         wait_until(lambda killed=killed: not killed & set(workers_of(os.getpid())))
     pool.close()
     assert set(workers_of(os.getpid())) == before
+
+
+def test_deaths_all_the_time_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(2)
+    slow = FAKE_WORKER.replace("gold, answer =", "time.sleep(0.005); gold, answer =")
+    monkeypatch.setattr(pool, "_command", [sys.executable, "-c", slow])
+    before, done, killed = set(workers_of(os.getpid())), threading.Event(), []
+
+    def kill() -> None:
+        while not done.wait(0.05):
+            for worker in set(workers_of(os.getpid())) - before:
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert pool.verdicts([("", "fine")] * 400) == ["correct"] * 400
+    finally:
+        done.set()
+        killer.join()
+        pool.close()
+    assert len(killed) > 2
+
+
+def test_workers_killed_as_they_start_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(2)
+    born = f"import os, pathlib\npathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+    born += f"if len(os.listdir({str(tmp_path)!r})) <= 6: os.kill(os.getpid(), 9)\n"
+    monkeypatch.setattr(pool, "_command", [sys.executable, "-c", born + FAKE_WORKER])
+    assert pool.verdicts([("", "fine")] * 10) == ["correct"] * 10
+    pool.close()
 
 
 def test_a_worker_that_sleeps_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
