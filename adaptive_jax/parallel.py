@@ -223,6 +223,17 @@ def _number(variable: str) -> int | None:
     return int(text) if text else None
 
 
+def memory_limit() -> int:
+    """Bytes of memory of this process's devices together; on CPUs that of the machine."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return sum(limits) if all(limits) else machine_memory()
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this process's machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def chief() -> bool:
     """Whether this is the process that writes files."""
     return jax.process_index() == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -52,6 +53,7 @@ class _TqdmHandler(logging.Handler):
 _CONSOLE = _TqdmHandler()
 ConfigT = TypeVar("ConfigT")
 
+SEEDS = 2**32  # JAX takes larger ones for these: it keeps 32 bits
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 DIVERGED = "diverged.npz"
 UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed")  # flags that change no number
@@ -107,6 +109,8 @@ class Config:
     def __post_init__(self) -> None:
         self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
         self.at_least(0, "seed", "skip")
+        if self.seed + self.seeds > SEEDS:
+            raise ValueError(f"--seed {self.seed}: seeds are less than 2^32; give a smaller one")
         if any(budget < 1 for budget in self.budget):
             raise ValueError(f"--budget {' '.join(map(str, self.budget))}: every token budget must be at least 1")
         if self.resume and self.run_dir is None:
@@ -116,8 +120,8 @@ class Config:
         """Raises ValueError, naming the flag, where one of `flags` is below `least`."""
         for flag in flags:
             value = getattr(self, flag)
-            if value is not None and value < least:
-                raise ValueError(f"--{flag.replace('_', '-')} {value}: give at least {least}")
+            if value is not None and not least <= value < math.inf:  # NaN is neither
+                raise ValueError(f"--{flag.replace('_', '-')} {value}: give at least {least}, and a finite number")
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -196,6 +200,8 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
     with asked_for():
         path = config.run_dir or Path("runs") / parallel.by_chief(lambda: f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}")
         fingerprint = fingerprint_of(experiment, config, lm, splits)
+        if not path.exists() and (unknown := set(config.allow_changed) - set(fingerprint)):
+            raise ValueError(f"--allow-changed {' '.join(sorted(unknown))}: no such field; there are {', '.join(fingerprint)}")
         run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed)
     log.info("%s: results go to %s", experiment, path)
     try:

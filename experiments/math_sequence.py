@@ -107,6 +107,10 @@ class MathSequence(SequenceConfig, TransferConfig):
         """The rows of the table."""
         return ("all", "none", "mix") if self.cot == "mix" else (self.cot,)
 
+    def tries(self, part: str) -> int:
+        """Completions per question and action of a part of the problems (see `parts_of`)."""
+        return self.completions if part in ("training", "validation") else self.held_out_completions
+
     @property
     def settings(self) -> list[SamplingParams]:
         """The action set."""
@@ -128,7 +132,9 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
         splits = load_splits(config.splits, programs=programs)
         ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
         parts = {
-            name: environment_of(lm, part, ways, config, allow_unsandboxed=allow_unsandboxed)
+            name: environment_of(
+                lm, part, ways, config, completions=config.tries(name) * len(settings), allow_unsandboxed=allow_unsandboxed
+            )
             for name, part in parts_of(config, splits, programs=programs).items()
         }
         if programs:
@@ -139,8 +145,7 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
         log.info("%d actions: %s", len(settings), "; ".join(map(setting_name, settings)))
         tried = {}
         for name, environment in parts.items():
-            completions = config.completions if name in ("training", "validation") else config.held_out_completions
-            tried[name] = Part(name, environment, settings, completions, config, run)
+            tried[name] = Part(name, environment, settings, config.tries(name), config, run)
         table = compare(lm, tried, experiment, config, run)
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     return run.path

@@ -141,7 +141,11 @@ def main(config: MathToken) -> Path:
     with asked_for():
         lm, actions = load_model(config), config.action_set
         splits = load_splits(config)
-        parts = {name: environment_of(lm, part, [config.cot], config) for name, part in parts_of(config, splits).items()}
+        tries = max(config.completions, config.validations)
+        parts = {
+            name: environment_of(lm, part, [config.cot], config, completions=tries)
+            for name, part in parts_of(config, splits).items()
+        }
         share(config.settings(config.seed).prompts)  # too few of them for the processes? Better told of now than after hours
     with open_run("math_token", config, lm, splits) as run:
         log.info("%s: %.1fM parameters on %s", lm.name, lm.num_parameters / 1e6, jax.devices()[0].device_kind)

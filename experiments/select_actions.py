@@ -74,8 +74,8 @@ def main(config: SelectActions) -> Path:
         splits = load_splits(config)
         validation = Environment(lm, questions(splits.validation, config.cot))
         test = Environment(lm, questions(splits.test, config.cot))
-        for environment in (validation, test):
-            environment.check(max(config.budgets))
+        for environment, tries in ((validation, config.completions), (test, config.held_out_completions)):
+            environment.check(max(config.budgets), rows=config.rows, completions=tries * len(candidates()))
     with open_run("select_actions", config, lm, splits) as run:
         table = select(validation, test, config, run)
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)

@@ -49,16 +49,22 @@ def parts_of(config: TransferConfig, splits: Splits, *, programs: bool = False) 
 
 
 def environment_of(
-    lm: LM, problems: Sequence[Problem], ways: Sequence[Cot], config: TransferConfig, *, allow_unsandboxed: bool = False
+    lm: LM,
+    problems: Sequence[Problem],
+    ways: Sequence[Cot],
+    config: TransferConfig,
+    *,
+    completions: int,
+    allow_unsandboxed: bool = False,
 ) -> Environment:
-    """The problems, asked in each of the ways.
+    """The problems, asked in each of the ways, each of which is to get at most so many completions at once.
 
     Raises:
-        ValueError: a question does not fit the model's context with the largest token budget.
+        ValueError: see `Environment.check`, with the largest token budget.
     """
     asked = [question for way in ways for question in questions(problems, way)]
     found = Environment(lm, asked, thinking=config.thinking, example=config.example, allow_unsandboxed=allow_unsandboxed)
-    found.check(max(config.budgets))
+    found.check(max(config.budgets), rows=config.rows, completions=completions)
     return found
 
 

@@ -55,11 +55,12 @@ class TrajectoryBuilder:
     """
 
     PER_STEP = ("token", "action", "decision", "entropy", "top_probability")
+    DTYPES = (np.int32, np.int32, bool, np.float32, np.float32)
+    BYTES = sum(np.dtype(dtype).itemsize for dtype in DTYPES)  # of a step
 
     def __init__(self, budgets: np.ndarray, stop_ids: Sequence[int]):
         shape = (len(budgets), int(budgets.max()))
-        dtypes = (np.int32, np.int32, bool, np.float32, np.float32)
-        self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, dtypes, strict=True)}
+        self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, self.DTYPES, strict=True)}
         self.lengths = np.zeros(shape[0], np.int32)  # new tokens so far
         self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
         self._features: list[np.ndarray] = []

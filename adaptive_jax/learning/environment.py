@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
+import jax
 import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
+from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import Form, encode, render
-from adaptive_jax.parallel import share
+from adaptive_jax.parallel import machine_memory, memory_limit, rows_here, share
 from adaptive_jax.tasks.grading import grade_many, rewards
 from adaptive_jax.tasks.problem import Problem, Verdict
 
@@ -43,6 +45,12 @@ def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = N
     return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking, example=example)
 
 
+def check_memory(what: str, size: int, limit: int, mend: str) -> None:
+    """Raises ValueError where `what` takes `size` bytes, more than `limit`; the message has the mend."""
+    if size > limit:
+        raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, and there are {limit / 2**30:.1f} GiB: {mend}")
+
+
 class Environment:
     """Questions to a frozen language model, and the verdicts on its completions.
 
@@ -67,12 +75,22 @@ class Environment:
         texts = [prompt(lm, q.problem, q.cot, thinking, example) for q in self.questions]
         self._tokens = [encode(lm.tokenizer, text) for text in texts]
 
-    def check(self, budget: int) -> None:
-        """Raises ValueError for a question that does not fit the model's context with a token budget of `budget`, and for fewer
-        questions than processes."""
+    def check(self, budget: int, *, rows: int = 1, completions: int = 1) -> None:
+        """Raises ValueError for what cannot be decoded at a token budget of `budget`.
+
+        That is a question that does not fit the model's context, fewer questions than processes, a cache of `rows` rows that is
+        larger than the memory, and `completions` of each question whose tokens are.
+        """
         share(len(self))
         prompts = [self.prompt(index, budget) for index in range(len(self))]
         check_prompts(prompts, self.lm.config.max_positions)
+        rows = min(rows, len(self) * completions)
+        cache = jax.eval_shape(lambda: self.lm.decoder.empty_cache(rows_here(rows), self.prompt_width + budget))
+        cache_size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+        check_memory(f"a cache of {rows} rows", cache_size, memory_limit(), "lower --rows or --budget")
+        kept = len(share(len(self))) * completions * budget * TrajectoryBuilder.BYTES
+        mend = "lower --completions, --limit, --train-limit or --budget"
+        check_memory(f"{completions} completions of each of {len(self)} questions", kept, machine_memory(), mend)
 
     @property
     def prompt_width(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
+from adaptive_jax import parallel
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.prompts import render
@@ -51,6 +52,19 @@ def test_the_mix_is_half_and_half_whatever_the_order() -> None:
     assert abs(sum(whole.values()) - 200) < 4 * 10  # four standard deviations
     assert ways(PROBLEMS[::-1]) == whole
     assert ways(PROBLEMS[100:200]).items() <= whole.items()
+
+
+def test_a_cache_larger_than_the_memory_is_refused(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, budget, rows = Environment(lm, questions(PROBLEMS[:10], "all")), 24, 40
+    config = lm.config
+    columns = environment.prompt_width + budget
+    size = rows * columns * config.num_layers * 2 * config.num_kv_heads * config.head_dim * 4  # keys and values, float32
+    monkeypatch.setattr(parallel, "machine_memory", lambda: size)
+    environment.check(budget, rows=rows, completions=4)
+    environment.check(budget, rows=rows * 1000, completions=4)  # 40 completions need no more rows
+    monkeypatch.setattr(parallel, "machine_memory", lambda: size - 1)
+    with pytest.raises(ValueError, match=r"a cache of 40 rows would take .* GiB, and there are .* GiB: lower --rows"):
+        environment.check(budget, rows=rows, completions=4)
 
 
 def test_the_two_ways_of_asking_a_problem_have_draws_of_their_own(lm: LM) -> None:
