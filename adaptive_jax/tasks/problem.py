@@ -3,11 +3,11 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-Kind = Literal["integer", "math", "code", "instructions", "generated"]
+Kind = Literal["integer", "math", "code"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -29,12 +29,9 @@ class Problem:
       question: the text a prompt is made of.
       answer: the gold answer, without `\boxed{}`; empty for programs.
       kind: `math` answers are compared as mathematics; `integer` answers are plain integers, compared in
-        process and never by a computer algebra system; `code` answers are programs, judged by `tests`;
-        `instructions` are verifiable ones that the answer must follow, and stand in `metadata`; `generated` problems come
-        from a generator of reasoning-gym, which scores their answers.
+        process and never by a computer algebra system; `code` answers are programs, judged by `tests`.
       hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
       tests: what a program must satisfy, every one of them; empty for the other kinds.
-      metadata: every further field of the row it came from.
     """
 
     id: str
@@ -43,7 +40,6 @@ class Problem:
     kind: Kind = "math"
     hash_answer: bool = False
     tests: tuple[Case, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def normalise_question(text: str) -> str:
