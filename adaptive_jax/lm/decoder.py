@@ -95,11 +95,13 @@ class TransformerDecoder:
         params: the transformer's parameters.
         graphdef: the rest of it (static).
         mesh: over whose axis "model" the parameters are split, and so the caches are; None if they are on one device (static).
+        tokens: bool [V], the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
     """
 
     params: nnx.State
     graphdef: nnx.GraphDef = struct.field(pytree_node=False)
     mesh: Mesh | None = struct.field(pytree_node=False, default=None)
+    tokens: jax.Array | None = None
 
     @property
     def model(self) -> Transformer:
@@ -162,7 +164,8 @@ class TransformerDecoder:
         return whole(hidden[:, 0], self.mesh), split_cache(cache, self.mesh)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        return gathered(self.model.logits(hidden), self.mesh)
+        logits = gathered(self.model.logits(hidden), self.mesh)
+        return logits if self.tokens is None else jnp.where(self.tokens, logits, -jnp.inf)
 
 
 def _write_behind(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:

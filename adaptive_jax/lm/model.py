@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from adaptive_jax.lm.config import LMConfig
@@ -40,6 +41,7 @@ class LM:
         stop_ids: the tokens that end a completion.
         graphdef, params: the split `Transformer`.
         mesh: the devices that the parameters are on, split over its axis "model"; None if they are on one device.
+        tokens: bool [V], the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LM:
     graphdef: nnx.GraphDef
     params: nnx.State
     mesh: Mesh | None = None
+    tokens: jax.Array | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -58,7 +61,7 @@ class LM:
     @property
     def decoder(self) -> TransformerDecoder:
         """The model as the decoding loop takes it."""
-        return TransformerDecoder(self.params, self.graphdef, self.mesh)
+        return TransformerDecoder(self.params, self.graphdef, self.mesh, self.tokens)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Logits and hidden states of whole texts, compiled once per shape.
@@ -121,7 +124,16 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
 def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
     config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh)
     tokenizer = load_tokenizer(directory)
-    return LM(name, config, tokenizer, stop_ids(directory, config.vocab_size, tokenizer), graphdef, params, mesh)
+    stops, tokens = stop_ids(directory, config.vocab_size, tokenizer), _tokens(tokenizer, config.vocab_size, mesh)
+    return LM(name, config, tokenizer, stops, graphdef, params, mesh, tokens)
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, mesh: Mesh | None) -> jax.Array | None:
+    """`LM.tokens`, on all devices of the mesh."""
+    known = np.isin(np.arange(vocab_size), [*tokenizer.get_vocab().values()])
+    if known.all():
+        return None
+    return jnp.asarray(known) if mesh is None else jax.device_put(known, NamedSharding(mesh, PartitionSpec()))
 
 
 def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
@@ -129,7 +141,8 @@ def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None
     fields = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
     ids = [metadata[field] for field in fields if field in metadata]
     stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
-    return LM(name, config, gguf_tokenizer(metadata, file), stops, graphdef, params, mesh)
+    tokenizer = gguf_tokenizer(metadata, file)
+    return LM(name, config, tokenizer, stops, graphdef, params, mesh, _tokens(tokenizer, config.vocab_size, mesh))
 
 
 def _from_hub(name: str) -> Path:

@@ -1,5 +1,6 @@
 """`load_lm` on every kind of source but the large ones, its stop tokens, and calling the model."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,14 @@ import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.decoding.generate import generate
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.lm.model import LM, TINY, load_lm
+from adaptive_jax.policies.fixed import mixed
 
 GOLDEN = Path(__file__).parent / "golden"
 TEMPLATE = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
@@ -134,3 +139,22 @@ def test_a_hub_id_is_looked_up_and_its_absence_explained(directory: Path, monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=r"no model 'owner/model': .* the hub gave none .*accepted are"):
         load_lm("owner/model")
+
+
+def test_ids_that_pad_the_vocabulary_are_never_drawn(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "padded")
+    weights = load_file(tmp_path / "padded" / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    rows = np.repeat(8 * np.stack([weights[name][5], -weights[name][5]]), 12, axis=0)  # half of them would be drawn often
+    save_file(weights | {name: np.concatenate([weights[name], rows])}, tmp_path / "padded" / "model.safetensors")
+    write_json(tmp_path / "padded" / "config.json", vocab_size=len(weights[name]) + 24)
+    prompts = ["Compute 5+7.", "Start with 3, add 4."]
+
+    def drawn(lm: LM) -> list[list[int]]:
+        done = generate(lm, prompts, mixed([SamplingParams(2.5), SamplingParams(2.5, top_k=370)]), n=8, max_new_tokens=24)
+        return [completion.tokens.tolist() for completions in done for completion in completions]
+
+    padded = load_lm(tmp_path / "padded")
+    assert padded.config.vocab_size == 384
+    assert drawn(padded) == drawn(load_lm("tiny"))
+    assert max(max(tokens) for tokens in drawn(dataclasses.replace(padded, tokens=None))) >= 360  # what is tested here can fail
