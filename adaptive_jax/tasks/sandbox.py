@@ -15,17 +15,20 @@ What this is: it limits accidents and reward hacking by model-written Python. It
 boundary against kernel exploits; under Landlock the names and sizes of files can still be found out, not their content.
 """
 
+import errno
 import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +40,7 @@ Tier = Literal["bubblewrap", "landlock", "none"]
 
 _FOLDER = Path(__file__).parent
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom"]
+_FIRST_USER, _USERS = 61_184, 4_000
 _runs = itertools.count()
 
 
@@ -64,8 +68,9 @@ class Limits:
 class Outcome:
     """How a run ended.
 
-    "finished": exit status 0. "failed": another status, or killed by a fault of its own. "timeout": killed for its use
-    of time, or for the system's lack of memory. "fault": the sandbox could not be set up, and the program never ran.
+    "finished": exit status 0. "failed": another status, or killed by a fault of its own, whatever it wrote before.
+    "timeout": killed by SIGKILL, for its use of time or for the system's lack of memory; so in every tier is an exit status of
+    137, by which bubblewrap and shells tell of that signal. "fault": the sandbox could not be set up; the program never ran.
     """
 
     status: Literal["finished", "failed", "timeout", "fault"]
@@ -97,27 +102,28 @@ def choose_tier(allow_unsandboxed: bool = False) -> Tier:
     )
 
 
-def run(program: str, stdin: bytes, tier: Tier, limits: Limits | None = None) -> Outcome:
+def run(program: str, stdin: bytes, tier: Tier, limits: Limits | None = None, readable: Sequence[str] = ()) -> Outcome:
     """Runs a Python program on `stdin`, in a process that is gone when this returns.
 
-    Only the standard library is there; stderr is dropped. Safe to call from several threads, each of which must outlive
-    its call: Linux ends a child when the thread that started it ends.
+    Only the standard library and the files `readable` are there; stderr is dropped. Safe to call from several threads, each
+    of which must outlive its call: Linux ends a child when the thread that started it ends.
     """
     try:
-        return _run(program, stdin, tier, limits or Limits())
+        return _run(program, stdin, tier, limits or Limits(), [*_installation(), *readable])
     except OSError as fault:  # no descriptor, process or disk space left; no bubblewrap
         return Outcome("fault", b"", str(fault))
 
 
-def _run(program: str, stdin: bytes, tier: Tier, limits: Limits) -> Outcome:
+def _run(program: str, stdin: bytes, tier: Tier, limits: Limits, readable: Sequence[str]) -> Outcome:
     with ExitStack() as stack:
         settings, source, output, complaints = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
-        settings.write(json.dumps(_settings(program, tier, limits)).encode())
+        user = stack.enter_context(_free_user()) if tier != "none" and os.geteuid() == 0 else None
+        settings.write(json.dumps(_settings(program, tier, limits, readable, user)).encode())
         settings.flush()
         source.write(stdin)
         source.seek(0)
         process = subprocess.Popen(
-            _command(tier, settings.fileno(), limits),
+            _command(tier, settings.fileno(), limits, readable),
             stdin=source,
             stdout=output,
             stderr=complaints,
@@ -166,8 +172,7 @@ def _wait(process: subprocess.Popen[bytes], patience: float) -> bool:
 # What the child is told
 
 
-def _settings(program: str, tier: Tier, limits: Limits) -> dict[str, object]:
-    root = os.geteuid() == 0
+def _settings(program: str, tier: Tier, limits: Limits, readable: Sequence[str], user: int | None) -> dict[str, object]:
     rlimits = {
         "RLIMIT_CPU": limits.seconds,
         "RLIMIT_AS": limits.megabytes << 20,
@@ -179,13 +184,33 @@ def _settings(program: str, tier: Tier, limits: Limits) -> dict[str, object]:
     if tier == "none":
         return settings
     # the kernel counts a user's tasks together; a fresh user id has none
-    rlimits["RLIMIT_NPROC"] = limits.tasks + (0 if root else _tasks_of(os.getuid()))
-    if root:
-        # of the range in which systemd, too, hands out ids for a moment; different for runs that overlap
-        settings["uid"] = 61_184 + (64 * os.getpid() + next(_runs)) % 4_000
+    rlimits["RLIMIT_NPROC"] = limits.tasks + (_tasks_of(os.getuid()) if user is None else 0)
+    if user is not None:
+        settings["uid"] = user
     if tier == "landlock":
-        settings |= {"readable": _installation(), "devices": _DEVICES, "parent": os.getpid()}
+        settings |= {"readable": list(readable), "devices": _DEVICES, "parent": os.getpid()}
     return settings | {"bpf": bpf_program().hex()}
+
+
+@contextmanager
+def _free_user() -> Iterator[int]:
+    """A user id that no other run on this machine has, of the range in which systemd, too, hands out ids for a moment.
+
+    Who has bound an abstract socket of that name has it; the kernel frees it with the process, however that ends.
+    """
+    first = 64 * os.getpid() + next(_runs)  # rarely taken
+    for number in range(_USERS):
+        user = _FIRST_USER + (first + number) % _USERS
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0adaptive_jax sandbox {user}")
+            except OSError as fault:
+                if fault.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            yield user
+            return
+    raise OSError(f"all of {_USERS} user ids are taken by other sandboxes")
 
 
 def _tasks_of(uid: int) -> int:
@@ -219,13 +244,13 @@ def _without(path: Path, hidden: Path) -> list[Path]:
     return [part for child in beside for part in _without(child, hidden)]
 
 
-def _command(tier: Tier, settings: int, limits: Limits) -> list[str]:
+def _command(tier: Tier, settings: int, limits: Limits, readable: Sequence[str]) -> list[str]:
     script = str(_FOLDER / "sandbox_child.py")
     # no site module, no path entries of ours, no bytecode written, UTF-8 whatever the locale
     python = [_installation()[0], "-P", "-s", "-S", "-B", "-X", "utf8", script, str(settings)]
     if tier != "bubblewrap":
         return python
-    binds = [word for path in [*_installation(), script] for word in ("--ro-bind", path, path)]
+    binds = [word for path in [*readable, script] for word in ("--ro-bind", path, path)]
     binds += [word for path in _DEVICES for word in ("--dev-bind", path, path)]
     if os.geteuid() == 0:  # root's own user namespace would map back to root; the child changes to a user id instead
         kept = ("CAP_SETUID", "CAP_SETGID", "CAP_DAC_READ_SEARCH")
@@ -264,9 +289,12 @@ def _probe(tier: Tier) -> str:
         os.chmod(folder, 0o777)  # the sandbox alone must stand between the canary and these files
         secret = Path(folder, "secret")
         secret.write_text("canary")
-        order = {"secret": str(secret), "folder": folder, "parent": os.getpid()}
+        shown = Path(folder, "shown")
+        shown.write_text("canary")
+        shown.chmod(0o666)
+        order = {"secret": str(secret), "shown": str(shown), "folder": folder, "parent": os.getpid()}
         order |= {"megabytes": limits.megabytes, "tasks": limits.tasks}
-        outcome = run(program, json.dumps(order).encode(), tier, limits)
+        outcome = run(program, json.dumps(order).encode(), tier, limits, [str(shown)])
     if outcome.status != "finished":
         return f"{outcome.status}: {outcome.detail}"
     broken = json.loads(outcome.output)

@@ -1,7 +1,8 @@
 """The program a sandbox must hold before it is trusted: it tries what a sandboxed program must not be able to do.
 
-It reads {"secret": path, "folder": path, "parent": pid, "megabytes", "tasks"} from stdin, runs inside the sandbox like
-any other program, and prints the list of what it could do. `_working` is the other half: what must still be possible.
+It reads {"secret": path, "shown": path, "folder": path, "parent": pid, "megabytes", "tasks"} from stdin, runs inside the
+sandbox like any other program, and prints the list of what it could do. `_working` is the other half: what must still be
+possible.
 """
 
 import json
@@ -20,6 +21,10 @@ def _read_file(order: dict) -> None:
 def _write_file(order: dict) -> None:
     with open(os.path.join(order["folder"], "left behind"), "w") as file:
         file.write("here")
+
+
+def _empty_a_readable_file(order: dict) -> None:
+    os.close(os.open(order["shown"], os.O_RDONLY | os.O_TRUNC))
 
 
 def _open_internet_socket(order: dict) -> None:
@@ -85,8 +90,8 @@ def _succeeds(attempt: Callable[[dict], None], order: dict) -> bool:
     return True
 
 
-def _working() -> None:
-    """What programs need: the standard library, a thread."""
+def _working(shown: str) -> None:
+    """What programs need: the standard library, a thread, the null device, files that they are shown."""
     import decimal
     import fractions
     import heapq
@@ -95,11 +100,14 @@ def _working() -> None:
     thread = threading.Thread(target=lambda: (decimal, fractions, heapq, random))
     thread.start()
     thread.join()
+    with open(os.devnull, "w") as nowhere, open(shown) as file:
+        nowhere.write(file.read())
 
 
 _ATTEMPTS = [
     _read_file,
     _write_file,
+    _empty_a_readable_file,
     _open_internet_socket,
     _open_unix_socket,
     _start_process,
@@ -112,6 +120,6 @@ _ATTEMPTS = [
 ]
 
 if __name__ == "__main__":
-    _working()
     _order = json.loads(sys.stdin.read())
+    _working(_order["shown"])
     print(json.dumps([attempt.__name__.strip("_").replace("_", " ") for attempt in _ATTEMPTS if _succeeds(attempt, _order)]))

@@ -22,7 +22,8 @@ _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3, _DAC_READ_SEARCH = 0x20080522, 2
 # the same numbers on every architecture
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
-_LANDLOCK_ABI_1 = (1 << 13) - 1  # every right of the first version; the calls behind later ones are not allowed at all
+_LANDLOCK_VERSION = 1  # a flag
+_LANDLOCK_FILE_RIGHTS = (13, 14, 15)  # how many there are in the versions up to that which knows truncation
 _WRITE_FILE, _READ_FILE, _READ_DIR = 2, 4, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +41,9 @@ def _call(function: str, *arguments: object) -> int:
 
 def _confine_files(readable: list, devices: list) -> None:
     """Landlock: nothing but `readable` can be opened, and only for reading; `devices` also for writing."""
-    rights = struct.pack("Q", _LANDLOCK_ABI_1)
+    version = _call("syscall", _LANDLOCK_CREATE, 0, 0, _LANDLOCK_VERSION)
+    count = _LANDLOCK_FILE_RIGHTS[min(version, len(_LANDLOCK_FILE_RIGHTS)) - 1]
+    rights = struct.pack("Q", (1 << count) - 1)
     rules = _call("syscall", _LANDLOCK_CREATE, rights, len(rights), 0)
     for path in [*readable, *devices]:
         below = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -12,7 +12,7 @@ import struct
 # name, then its number on x86_64 and on aarch64; - where the architecture has no such call
 _ALLOWED = """
 read 0 63            write 1 64           readv 19 65           writev 20 66         pread64 17 67
-pwrite64 18 68       open 2 -             openat 257 56         close 3 57           close_range 436 436
+pwrite64 18 68       close 3 57           close_range 436 436
 lseek 8 62           ftruncate 77 46      fstat 5 80            stat 4 -             lstat 6 -
 newfstatat 262 79    statx 332 291        access 21 -           faccessat 269 48     faccessat2 439 439
 readlink 89 -        readlinkat 267 78    getdents64 217 61     getcwd 79 17         dup 32 23
@@ -30,12 +30,17 @@ exit 60 93           exit_group 231 94    arch_prctl 158 -
 _CLONE, _CLONE3, _FCNTL, _IOCTL, _PRLIMIT = (56, 220), (435, 435), (72, 25), (16, 29), (302, 261)
 
 _CLONE_THREAD = 0x00010000
+_OPEN, _OPENAT = (2, None), (257, 56)
+# O_ACCMODE | O_TRUNC, and what may be left of an open's flags under it: a file is emptied only by who opens it for writing.
+# Linux empties one that is opened for reading, too, and knows a fourth mode, of neither: Landlock sees neither as a write
+_OPEN_MASK, _OPEN_FLAGS = 0x203, (0, 1, 2, 0x201, 0x202)
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; not F_SETOWN, which can direct signals at others
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
 # TCGETS, TIOCGWINSZ, FIOCLEX: "is this a terminal?"
 _IOCTL_COMMANDS = (0x5401, 0x5413, 0x5451)
 
-_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ, BPF_JMP|JSET, BPF_RET
+# BPF_LD|W|ABS, BPF_ALU|AND, BPF_JMP|JEQ, BPF_JMP|JSET, BPF_RET
+_LOAD, _AND, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _DENY, _UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
@@ -62,6 +67,9 @@ def bpf_program() -> bytes:
     # clone3 keeps its flags in memory, out of a filter's sight; told it is unknown, the C library falls back to clone
     lines += [_line(_EQUAL, _CLONE3[column], 0, 1), _line(_RETURN, _UNKNOWN)]
     lines += _on_argument(_CLONE[column], 0, _ANY_BIT, (_CLONE_THREAD,))
+    for call, argument in ((_OPEN[column], 1), (_OPENAT[column], 2)):
+        if call is not None:
+            lines += _on_argument(call, argument, _EQUAL, _OPEN_FLAGS, mask=_OPEN_MASK)
     lines += _on_argument(_FCNTL[column], 1, _EQUAL, _FCNTL_COMMANDS)
     lines += _on_argument(_IOCTL[column], 1, _EQUAL, _IOCTL_COMMANDS)
     lines += _on_argument(_PRLIMIT[column], 0, _EQUAL, (0,))  # its own limits only
@@ -73,9 +81,9 @@ def _line(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes
     return struct.pack("HBBI", code, if_true, if_false, operand)
 
 
-def _on_argument(number: int, argument: int, test: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allows system call `number` if its argument (the low 32 bits) passes the test for one of the values."""
-    checks = [_line(_LOAD, _ARGUMENTS + 8 * argument)]
+def _on_argument(number: int, argument: int, test: int, values: tuple[int, ...], mask: int = 0xFFFFFFFF) -> list[bytes]:
+    """Allows system call `number` if its argument (the bits of `mask`) passes the test for one of the values."""
+    checks = [_line(_LOAD, _ARGUMENTS + 8 * argument), _line(_AND, mask)]
     for value in values:
         checks += [_line(test, value, 0, 1), _line(_RETURN, _ALLOW)]
     checks.append(_line(_RETURN, _DENY))

@@ -91,6 +91,80 @@ def test_attack_is_held_and_earns_nothing(outcomes: dict[str, Outcome], attack: 
     assert not same_output(outcome.output, EXPECTED)
 
 
+EMPTIES = {
+    "while it is opened for reading": "os.open(path, os.O_RDONLY | os.O_TRUNC)",
+    "while it is opened for neither": "os.open(path, 3 | os.O_TRUNC)",
+    "while it is opened for writing": "os.open(path, os.O_WRONLY | os.O_TRUNC)",
+    "by its name": "os.truncate(path, 0)",
+    "by a descriptor for reading": "os.ftruncate(os.open(path, os.O_RDONLY), 0)",
+}
+MARKS = {
+    "times": "os.utime(path, (1, 1))",
+    "times of a descriptor": "os.utime(os.open(path, os.O_RDONLY), (1, 1))",
+    "mode": "os.chmod(path, 0o600)",
+    "attribute": "os.setxattr(path, 'user.mark', b'1')",
+    "lock": "import fcntl; fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)",
+    "record lock": "import fcntl; fcntl.lockf(os.open(path, os.O_RDWR), fcntl.LOCK_EX)",
+    "new name": "os.link(path, path + ' too')",
+    "removal": "os.unlink(path)",
+}
+
+
+@pytest.mark.parametrize("way", EMPTIES | MARKS)
+def test_a_file_that_may_be_read_stays_as_it_is(tier: Tier, way: str) -> None:
+    program = f"import os\npath = input()\n{(EMPTIES | MARKS)[way]}"
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        shown = Path(folder, "shown")
+        shown.write_text("as it is")
+        shown.chmod(0o666)
+        before = shown.stat()
+        read = run("print(open(input()).read())", str(shown).encode(), tier, LIMITS, [str(shown)])
+        assert read.output == b"as it is\n"
+        assert run(program, str(shown).encode(), tier, LIMITS, [str(shown)]).status == "failed"
+        after = shown.stat()
+        assert shown.read_text() == "as it is"
+        assert (after.st_mtime_ns, after.st_ctime_ns, after.st_mode) == (before.st_mtime_ns, before.st_ctime_ns, before.st_mode)
+        assert os.listdir(folder) == ["shown"]
+
+
+@pytest.mark.parametrize("way", ["while it is opened for reading", "while it is opened for neither", "by its name"])
+def test_emptying_a_file_is_real(way: str, tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    shown.write_text("as it is")
+    run(f"import os\npath = input()\n{EMPTIES[way]}", str(shown).encode(), "none", LIMITS)
+    assert shown.read_text() == ""
+
+
+def test_no_two_runs_have_one_user_whatever_their_processes() -> None:
+    order = f"""{LIGHT_PACKAGE}
+import os
+from adaptive_jax.tasks import sandbox
+os.getpid = lambda: 7  # both begin at the same number
+with sandbox._free_user() as user:
+    print(user, flush=True)
+    input()
+"""
+    users, processes = set(), []
+    for _ in range(3):
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen([sys.executable, "-c", order], stdin=pipe, stdout=pipe, text=True))
+        assert processes[-1].stdout is not None
+        users.add(int(processes[-1].stdout.readline()))
+    assert len(users) == 3
+    for process in processes:
+        process.communicate("\n")
+    with subprocess.Popen([sys.executable, "-c", order], stdin=pipe, stdout=pipe, text=True) as later:
+        assert int(later.communicate("\n")[0]) in users  # they are free again
+
+
+@pytest.mark.parametrize("end", ["os._exit(1)", "os._exit(137)", "os.abort()", "os._exit(0)"])
+def test_how_a_program_ends_counts_whatever_it_wrote(tier: Tier, end: str) -> None:
+    outcome = run(f"import os\nprint(42, flush=True)\n{end}", b"", tier, LIMITS)
+    expected = {"os._exit(137)": "timeout", "os._exit(0)": "finished"}.get(end, "failed")
+    assert (outcome.status, outcome.output) == (expected, b"42\n")
+
+
 @pytest.mark.parametrize(
     "attack",
     [
