@@ -23,12 +23,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.sharding import MODEL, check_model_parallel, parameter_spec
 from adaptive_jax.lm.transformer import Transformer
 
+CHECKED = 2**18  # values that are looked at together
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16}
 # the parts of our parameters' paths that Hugging Face calls something else
@@ -92,8 +94,8 @@ def load_hf(
 
     Raises:
         FileNotFoundError: config.json, the weights or a shard is missing.
-        ValueError: an unsupported config, a missing, unexpected, mis-shaped or truncated tensor, or a mesh that does not
-            divide the model.
+        ValueError: an unsupported config, a missing, unexpected, mis-shaped or truncated tensor or one that is not finite, or a
+            mesh that does not divide the model.
     """
     config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json")
     return (config, *build(config, _stored(directory), directory, dtype, mesh))
@@ -106,7 +108,7 @@ def build(
 
     Raises:
         ValueError: a tensor is missing, unexpected or mis-shaped, or the mesh does not divide the model; nothing has been read
-            then.
+            then. Or one holds values that are not finite.
     """
     if mesh is not None:
         check_model_parallel(config, mesh.shape[MODEL])
@@ -129,9 +131,14 @@ def build(
         if name not in wanted and not _ignorable(name, config):
             raise ValueError(f"{tensor.file}: unexpected tensor {name!r}; {mend}")
 
-    return graphdef, nnx.from_flat_state(
-        (path, leaf.replace(_place(stored[tensor_name(path)].read(), path, dtype, mesh))) for path, leaf in leaves
-    )
+    def placed(path: tuple[Any, ...]) -> jax.Array:
+        name = tensor_name(path)
+        values = stored[name].read()
+        if not _finite(values):
+            raise ValueError(f"{stored[name].file}: tensor {name!r} holds NaN or infinity; get the file again")
+        return _place(values, path, dtype, mesh)
+
+    return graphdef, nnx.from_flat_state((path, leaf.replace(placed(path))) for path, leaf in leaves)
 
 
 def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
@@ -154,6 +161,12 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether all values are; in parts, for their memory's sake."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[first : first + CHECKED]).all() for first in range(0, flat.size, CHECKED))
 
 
 def _place(array: np.ndarray, path: tuple[Any, ...], dtype: jnp.dtype, mesh: Mesh | None) -> jax.Array:
@@ -195,6 +208,11 @@ def _stored(directory: Path) -> dict[str, StoredTensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: field 'weight_map' is missing or empty; download the file again")
     stored: dict[str, StoredTensor] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise ValueError(
+                f"{index}: 'weight_map' has {shard!r} for {name!r}, and not a file's name; download the file again"
+            )
     for shard in sorted(set(weight_map.values())):
         if not (directory / shard).is_file():
             raise FileNotFoundError(f"{directory / shard} is missing, but {index} lists it; download the shard")
@@ -206,7 +224,10 @@ def _stored(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file: 8 bytes of header length, a JSON header, then the values."""
+    """The tensors of one safetensors file: 8 bytes of header length, a JSON header, then the values.
+
+    What a header may say is checked by the format's own library: places that overlap or lie outside, fields that lack.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = 8 + int.from_bytes(stream.read(8), "little")
@@ -214,22 +235,38 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             raise ValueError(f"{file} is truncated or not a safetensors file: its header is incomplete; download it again")
         try:
             header = json.loads(stream.read(start - 8))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not a safetensors file: its header is not JSON; download it again") from error
+    if isinstance(header, dict):
+        _check_sizes(file, header, start, size)
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a sound safetensors file ({error}); download it again") from error
     header.pop("__metadata__", None)
-    return {name: _stored_tensor(file, name, entry, start, size) for name, entry in header.items()}
+    return {name: _stored_tensor(file, name, entry, start) for name, entry in header.items()}
 
 
-def _stored_tensor(file: Path, name: str, entry: dict, start: int, size: int) -> StoredTensor:
+def _check_sizes(file: Path, header: dict, start: int, size: int) -> None:
+    """Raises ValueError, which names the tensor, for one that ends behind the file's end or whose bytes are not its shape's."""
+    for name, entry in header.items():
+        match entry:
+            case {"data_offsets": [_, int(end)]} if start + end > size:
+                raise ValueError(
+                    f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again"
+                )
+            case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if kind in DTYPES:
+                if all(isinstance(n, int) for n in shape) and end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
+                    raise ValueError(f"{file}: tensor {name!r} {shape} has {end - begin} bytes; download the file again")
+
+
+def _stored_tensor(file: Path, name: str, entry: dict, start: int) -> StoredTensor:
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{file}: tensor {name!r} has dtype {entry['dtype']}; supported: {', '.join(DTYPES)}")
     shape, dtype = tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]])
-    begin, end = entry["data_offsets"]
-    if start + end > size:
-        raise ValueError(f"{file} is truncated: tensor {name!r} ends at byte {start + end} of {size}; download the file again")
-    if end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{file}: tensor {name!r} {list(shape)} has {end - begin} bytes; download the file again")
-    return StoredTensor(file, shape, lambda: _read(file, start + begin, shape, dtype))
+    begin = start + entry["data_offsets"][0]
+    return StoredTensor(file, shape, lambda: _read(file, begin, shape, dtype))
 
 
 def _read(file: Path, place: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -217,6 +217,58 @@ def test_a_header_that_contradicts_itself_is_named(llama: Path) -> None:
         load_hf(llama)
 
 
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [F32],
+        {"a": F32, "b": F32 | {"data_offsets": [4, 12]}},
+        {"a": F32 | {"data_offsets": [-8, 0]}},
+        {"a": F32 | {"data_offsets": [8, 16]}},
+        {"a": F32 | {"shape": [-2]}},
+        {"a": F32 | {"shape": "2"}},
+        {"a": {"shape": [2], "data_offsets": [0, 8]}},
+        {"a": F32 | {"dtype": "F33"}},
+        {"a": 5},
+        {"__metadata__": "m", "a": F32},
+    ],
+)
+def test_a_header_that_the_format_does_not_know_is_refused(llama: Path, header: object) -> None:
+    content = json.dumps(header).encode()
+    (llama / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(16))
+    with pytest.raises(ValueError, match=r"model.safetensors.*(download|get) .* again"):
+        load_hf(llama)
+
+
+def test_a_header_nested_without_end_is_refused(llama: Path) -> None:
+    content = b"[" * 100_000
+    (llama / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+    with pytest.raises(ValueError, match=r"model.safetensors is not a safetensors file: its header is not JSON"):
+        load_hf(llama)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), jnp.dtype(jnp.bfloat16)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_named(llama: Path, value: float, dtype: np.dtype) -> None:
+    tensors = {name: array.astype(dtype) for name, array in load_file(llama / "model.safetensors").items()}
+    tensors[UP][-1, -1] = value
+    save_file(tensors, llama / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"model.safetensors: tensor '{UP}' holds NaN or infinity; get the file again"):
+        load_hf(llama)
+
+
+def test_an_index_with_a_number_for_a_shard_is_named(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "qwen2_sharded", tmp_path, dirs_exist_ok=True)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = 3
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index.json: 'weight_map' has 3 for 'model.norm.weight'"):
+        load_hf(tmp_path)
+
+
 def test_a_missing_shard_and_a_shard_without_its_tensor_are_named(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "qwen2_sharded", tmp_path, dirs_exist_ok=True)
     shard = sorted(tmp_path.glob("*.safetensors"))[1]
