@@ -6,6 +6,7 @@ of ignoring it.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def positive(value: Any, name: str, where: Path | str) -> float:
+    """The number of field `name`.
+
+    Raises:
+        ValueError: it is none, not finite, or not above zero. Names file and field.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{where}: field {name!r} is {value!r}; a positive number was expected")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class RopeConfig:
     """Rotary position embedding.
@@ -68,6 +80,8 @@ class RopeConfig:
         """
         key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
         rope = config.get(key) or {}
+        if not isinstance(rope, dict):
+            raise ValueError(f"{where}: {key!r} is a JSON {type(rope).__name__}; an object or null was expected")
         if any(isinstance(value, dict) for value in rope.values()):
             raise ValueError(f"{where}: {key!r} differs between layers; only one setting for all layers is supported")
         kind = rope.get("rope_type", rope.get("type", "default"))
@@ -76,22 +90,22 @@ class RopeConfig:
         if rope.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0) != 1.0:
             raise ValueError(f"{where}: 'partial_rotary_factor' is not 1; only rotation of whole heads is supported")
 
-        def number(name: str, default: Any = None) -> Any:
+        def number(name: str, default: Any = None) -> float:
             value = rope.get(name, default)
             if value is None:
                 raise ValueError(f"{where}: {key!r} of type {kind!r} lacks {name!r}")
-            return value
+            return positive(value, name, where)
 
-        theta = float(rope.get("rope_theta", config.get("rope_theta") or cls.theta))
+        theta = number("rope_theta", config.get("rope_theta") or cls.theta)
         if kind == "linear":
-            return cls(theta=theta, kind=kind, factor=float(number("factor")))
+            return cls(theta=theta, kind=kind, factor=number("factor"))
         if kind == "llama3":
             return cls(
                 theta=theta,
                 kind=kind,
-                factor=float(number("factor")),
-                low_freq_factor=float(number("low_freq_factor")),
-                high_freq_factor=float(number("high_freq_factor")),
+                factor=number("factor"),
+                low_freq_factor=number("low_freq_factor"),
+                high_freq_factor=number("high_freq_factor"),
                 original_max_position=int(number("original_max_position_embeddings", config.get("max_position_embeddings"))),
             )
         return cls(theta=theta)
@@ -188,7 +202,7 @@ class LMConfig:
             **sizes,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=float(config["rms_norm_eps"]),
+            norm_eps=positive(config["rms_norm_eps"], "rms_norm_eps", where),
             rope=RopeConfig.from_hf(config, where),
             tie_embeddings=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=bias or family == "qwen2",
