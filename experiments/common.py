@@ -72,7 +72,7 @@ class Config:
         skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.
         train_limit: how many problems are trained on, at most (512; 64 for a real model on a CPU).
         seeds: training seeds.
-        seed: the first seed; fixes every draw.
+        seed: the first seed, below 2^32; fixes every draw.
         budget: token budgets, in tokens (48 64 96 for tiny, 256 512 1024 otherwise).
         cot: ask step by step (all), for the answer alone (none), or half and half (mix).
         run_dir: where results go (runs/<experiment>-<time> if not given); a run with checkpoints there goes on.

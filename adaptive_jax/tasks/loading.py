@@ -171,7 +171,7 @@ def _parquet_rows(path: Path) -> Rows:
 
     try:
         rows = parquet.read_table(path).to_pylist()
-    except ArrowException as fault:
+    except (ArrowException, OSError, UnicodeDecodeError) as fault:  # a damaged page is an OSError
         raise ValueError(f"{path}: not a readable parquet file ({fault})") from None
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row

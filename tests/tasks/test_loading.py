@@ -229,3 +229,17 @@ def test_embedded_train_and_test_share_no_problem(name: str) -> None:
     assert shared(train, test) == []
     assert not {problem.id for problem in train} & {problem.id for problem in test}
     assert load_problems(name, split="test", limit=3) == test[:3]
+
+
+def test_a_parquet_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "problems.parquet"
+    rows = [{"question": f"What is {n} + {n}? " * 20, "answer": str(2 * n)} for n in range(500)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="snappy", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[200:1200] = b"\xff" * 1000
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"problems.parquet: not a readable parquet file"):
+        load_problems(path)
