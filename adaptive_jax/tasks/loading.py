@@ -39,6 +39,8 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
 }
 EMBEDDED = ("arithmetic", "programs")
 SUFFIXES = (".jsonl", ".json", ".parquet")
+TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
+SOURCE = ("id", "ID", "unique_id", "name", "description", "problem", "question", "answer", "Answer", *TESTS)
 
 
 class MalformedRow(ValueError):
@@ -205,7 +207,14 @@ def as_problem(row: Row) -> Problem:
     """
     if not isinstance(row, Mapping):
         raise MalformedRow(f"a {type(row).__name__}, where an object such as {{'problem': ..., 'answer': ...}} belongs")
-    row = {field: value for field, value in row.items() if value is not None}  # a table's empty cells
+    fields = {field: value for field, value in row.items() if value is not None}  # a table's empty cells
+    problem = _parsed(fields)
+    whole = {problem.id, problem.question, problem.answer}
+    taken = {name for name in SOURCE if name in TESTS or str(fields.get(name)).strip() in whole}
+    return replace(problem, metadata={name: value for name, value in fields.items() if name not in taken})
+
+
+def _parsed(row: Row) -> Problem:
     identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
@@ -266,10 +275,8 @@ def _boxed(solution: str) -> str:
 
 
 def _cases(row: Row) -> tuple[Case, ...]:
-    if "tests" in row:
-        tests = _tests(row, "tests")
-    else:
-        tests = [test for part in ("public_tests", "private_tests", "generated_tests") for test in _tests(row, part)]
+    parts = TESTS[:1] if "tests" in row else TESTS[1:]
+    tests = [test for part in parts for test in _tests(row, part)]
     if not any(test.output.strip() for test in tests):
         raise MalformedRow("no test expects any output, so a program that does nothing would pass; add a test")
     return tuple(tests)
