@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from adaptive_jax.tasks.maths import final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
@@ -67,14 +65,3 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         for index, verdict in zip(programs, judged, strict=True):
             verdicts[index] = verdict
     return verdicts
-
-
-def rewards(verdicts: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
-    """What the learner sees.
-
-    Returns:
-      float32 [N] rewards, 1 for "correct" and 0 for all others; and bool [N], False for "error": such a completion must
-      be masked out of the gradient, not taken for a failure.
-    """
-    correct = np.array([verdict == "correct" for verdict in verdicts], np.float32)
-    return correct, np.array([verdict != "error" for verdict in verdicts], bool)

@@ -5,11 +5,18 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-Kind = Literal["integer", "math", "code"]
+Kind = Literal["integer", "math", "code", "instructions", "reasoning_gym"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+class Grade(NamedTuple):
+    """A verdict on a completion, and its reward: a number in [0, 1] that means nothing where the verdict is "error"."""
+
+    verdict: Verdict
+    value: float
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Problem:
 
     id: str
     question: str
-    answer: str
+    answer: str = ""
     kind: Kind = "math"
     hash_answer: bool = False
     tests: tuple[Case, ...] = ()
