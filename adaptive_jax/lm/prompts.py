@@ -3,6 +3,8 @@ r"""How a question becomes a prompt: an instruction, and the model's chat templa
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 Form = Literal["answer", "program", "text", "request"]
 
 STEP_BY_STEP: dict[Form, str] = {
@@ -64,6 +66,11 @@ def as_turns(tokenizer: Any, asked: str, before: Sequence[tuple[str, str]], thin
     turns = [turn for shown, answer in before for turn in (("user", shown), ("assistant", answer))]
     messages = [{"role": role, "content": content} for role, content in (*turns, ("user", asked))]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+
+
+def decode(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """N texts without special tokens, of int32 tokens [N, T] of which row n has lengths[n]."""
+    return tokenizer.batch_decode([row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
