@@ -64,6 +64,7 @@ def generate(
     Raises:
         TypeError: prompts is one string instead of a list.
         ValueError: an empty prompt, one that does not fit the model's context with its budget, or a budget out of range.
+        FloatingPointError: the model's logits are not finite.
     """
     if isinstance(prompts, str):
         raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")

@@ -62,6 +62,9 @@ def evaluate(
         completions: G per question.
         rows: how many completions are decoded side by side.
         on_progress: called with the number of this process's completions that have ended.
+
+    Raises:
+        FloatingPointError: the language model's logits were not finite.
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]

@@ -143,6 +143,7 @@ def train(
 
     Raises:
         TrainingDiverged: more than `max_skipped` updates in a row were not finite.
+        FloatingPointError: the language model's logits were not finite.
     """
     optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
