@@ -63,7 +63,8 @@ def generate(
 
     Raises:
         TypeError: prompts is one string instead of a list.
-        ValueError: an empty prompt, one that does not fit the model's context with its budget, or a budget out of range.
+        ValueError: an empty prompt, one that does not fit the model's context with its budget or has a token that the model
+            has not, or a budget out of range.
         FloatingPointError: the model's logits are not finite.
     """
     if isinstance(prompts, str):
@@ -77,7 +78,7 @@ def generate(
     seen: Counter[str] = Counter()
     asked = []
     for text, limit in zip(prompts, budgets, strict=True):
-        asked.append(Prompt(text, encode(lm.tokenizer, text), limit, first_completion=seen[text] * n))
+        asked.append(Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), limit, first_completion=seen[text] * n))
         seen[text] += 1
     trajectory = rollout(
         lm.decoder,

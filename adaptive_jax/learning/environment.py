@@ -73,7 +73,7 @@ class Environment:
     ):
         self.lm, self.questions, self.allow_unsandboxed = lm, list(asked), allow_unsandboxed
         texts = [prompt(lm, q.problem, q.cot, thinking, example) for q in self.questions]
-        self._tokens = [encode(lm.tokenizer, text) for text in texts]
+        self._tokens = [encode(lm.tokenizer, text, lm.config.vocab_size) for text in texts]
 
     def check(self, budget: int, *, rows: int = 1, completions: int = 1) -> None:
         """Raises ValueError for what cannot be decoded at a token budget of `budget`.

@@ -1,5 +1,6 @@
 r"""How a question becomes a prompt: an instruction, and the model's chat template where it has one."""
 
+import reprlib
 from typing import Any, Literal
 
 Form = Literal["answer", "program"]
@@ -47,6 +48,9 @@ def render(
 
     Returns:
         The prompt, special tokens spelled out (tokenise it with `add_special_tokens=False` when it came from a template).
+
+    Raises:
+        ValueError: the chat template fails.
     """
     order = (STEP_BY_STEP if cot else DIRECT)[form]
     shown, worked, direct = EXAMPLE[form]
@@ -57,13 +61,27 @@ def render(
     options = {} if thinking is None else {"enable_thinking": thinking}
     turns = [turn for asked, answer in before for turn in (("user", asked), ("assistant", answer))]
     messages = [{"role": role, "content": content} for role, content in (*turns, ("user", question + order))]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    except Exception as error:  # it is a program: anything may go wrong in it
+        raise ValueError(
+            f"the tokenizer's chat template fails ({type(error).__name__}: {error}): mend 'chat_template', or take it away"
+        ) from error
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt; none for an empty one.
+def encode(tokenizer: Any, text: str, vocab_size: int) -> list[int]:
+    """Token ids of a prompt, below the model's `vocab_size`; none for an empty one.
 
     A chat template has spelled its special tokens out. For plain text the tokenizer adds those that it opens a text with.
+
+    Raises:
+        ValueError: the tokenizer has an id for the text that the model has not.
     """
     plain = getattr(tokenizer, "chat_template", None) is None
-    return tokenizer.encode(text, add_special_tokens=plain) if text else []
+    tokens = tokenizer.encode(text, add_special_tokens=plain) if text else []
+    if tokens and (largest := max(tokens)) >= vocab_size:
+        raise ValueError(
+            f"the tokenizer gives {reprlib.repr(text)} the id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), beyond "
+            f"the model's vocabulary of {vocab_size}: take the tokenizer that belongs to the weights"
+        )
+    return tokens
