@@ -66,8 +66,9 @@ def generate(
 
     Raises:
         TypeError: prompts is one string instead of a list.
-        ValueError: an empty prompt or stop text, a prompt that does not fit the model's context with its budget, or a budget
-            out of range.
+        ValueError: an empty prompt or stop text, a prompt that does not fit the model's context with its budget or has a token
+            that the model has not, or a budget out of range.
+        FloatingPointError: the model's logits are not finite.
     """
     if isinstance(prompts, str):
         raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
@@ -81,7 +82,7 @@ def generate(
     seen: Counter[str] = Counter()
     asked = []
     for text, limit in zip(prompts, budgets, strict=True):
-        asked.append(Prompt(text, encode(lm.tokenizer, text), limit, first_completion=seen[text] * n))
+        asked.append(Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), limit, first_completion=seen[text] * n))
         seen[text] += 1
     trajectory = rollout(
         lm.decoder,

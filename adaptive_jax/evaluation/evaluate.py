@@ -67,6 +67,9 @@ def evaluate(
         seed: fixes every draw; with the same seed every policy gets the same draws.
         rows: how many completions are decoded side by side.
         on_progress: called with the number of this process's completions that have ended.
+
+    Raises:
+        FloatingPointError: the language model's logits were not finite.
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]

@@ -120,7 +120,7 @@ class Environment:
                 text = default_prompt(lm, question.problem, question.cot, thinking, examples)
             else:
                 text = prompt(question.problem, **({"cot": question.cot} if asks_cot else {}))
-            self._tokens.append(encode(lm.tokenizer, text))
+            self._tokens.append(encode(lm.tokenizer, text, lm.config.vocab_size))
 
     def check(self, budget: int, *, rows: int = 1, completions: int = 1) -> None:
         """Raises ValueError for what cannot be decoded at a token budget of `budget`.
