@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaptive_jax.tasks.maths import final_answer, integer_verdict, quick_verdict
+from adaptive_jax.tasks.maths import comparisons, final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
 
@@ -37,7 +37,7 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     if len(problems) != len(texts):
         raise ValueError(f"{len(problems)} problems but {len(texts)} texts; give one problem for each text")
     verdicts: list[Verdict] = ["error"] * len(texts)
-    open_maths: dict[tuple[str, str], list[int]] = {}
+    open_maths: dict[int, list[tuple[str, str]]] = {}
     programs: list[int] = []
     for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
         if problem.kind == "code":
@@ -53,13 +53,14 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         elif echoes(problem.question, problem.answer, answer):
             verdicts[index] = "wrong"
         else:
-            open_maths.setdefault((problem.answer, answer), []).append(index)
+            open_maths[index] = comparisons(problem.question, problem.answer, answer)
     if open_maths:
         from adaptive_jax.tasks.maths_pool import shared_pool
 
-        for verdict, indices in zip(shared_pool().verdicts(list(open_maths)), open_maths.values(), strict=True):
-            for index in indices:
-                verdicts[index] = verdict
+        pairs = list(dict.fromkeys(pair for compared in open_maths.values() for pair in compared))
+        compared_verdicts = dict(zip(pairs, shared_pool().verdicts(pairs), strict=True))
+        for index, compared in open_maths.items():
+            verdicts[index] = _all_equal([compared_verdicts[pair] for pair in compared])
     if programs:
         from adaptive_jax.tasks.code import judge_many
 
@@ -67,6 +68,14 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         for index, verdict in zip(programs, judged, strict=True):
             verdicts[index] = verdict
     return verdicts
+
+
+def _all_equal(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on an answer, the first, that holds only if other pairs are equal as well."""
+    for verdict in verdicts:
+        if verdict != "correct":
+            return "wrong" if verdict == "unparseable" and verdict is not verdicts[0] else verdict
+    return "correct"
 
 
 def rewards(verdicts: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
