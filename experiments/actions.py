@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.evaluation.evaluate import ActionScores, score_actions
 from adaptive_jax.learning.environment import Environment
+from adaptive_jax.learning.train import check_binary
 from adaptive_jax.runs.directory import RunDirectory
-from experiments.common import Config, Progress
-from experiments.transfer import asked_digest
+from experiments.asking import AskingConfig, asked_digest
+from experiments.common import Progress
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
 
 @dataclass(frozen=True)
-class SequenceConfig(Config):
+class SequenceConfig(AskingConfig):
     """Flags of both sequence-level experiments; `budget` is 28 for tiny and 1024 otherwise."""
 
     tiny_budgets: ClassVar[tuple[int, ...]] = (28,)
@@ -36,6 +36,9 @@ def scored(
     """Verdicts on `completions` completions of every question under every action, as a stage of the run: computed once.
 
     Questions that the grader failed on are marked; see `ActionScores.known`.
+
+    Raises:
+        GradedRewards: a reward is neither 0 nor 1; the sequence adapter learns for Pass@B.
     """
 
     def compute() -> dict[str, np.ndarray]:
@@ -44,7 +47,7 @@ def scored(
                 environment,
                 actions,
                 config.budgets,
-                key=jax.random.key(config.seed),
+                seed=config.seed,
                 completions=completions,
                 rows=config.rows,
                 on_progress=progress.at_least,
@@ -52,4 +55,6 @@ def scored(
         run.log(event="scored", stage=name, questions=len(environment), unknown=int((~scores.known).sum()))
         return vars(scores)
 
-    return ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked_digest(environment))))
+    scores = ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked_digest(environment))))
+    check_binary(scores.rewards, max(SAMPLES))
+    return scores

@@ -21,7 +21,7 @@ class CodeSequence(MathSequence):
     """Train the sequence-level adapter on programming problems and compare it with static baselines and LPO.
 
     Attributes:
-        example: show a solved problem before each question.
+        examples: so many solved training problems are shown before each question.
         allow_unsandboxed: run model-written programs even where this machine has no sandbox for them.
     """
 
@@ -31,7 +31,7 @@ class CodeSequence(MathSequence):
     train_limit: int | None = 16
     budget: tuple[int, ...] = (96,)
     cot: Cot = "none"
-    example: bool = True
+    examples: int = 1
     allow_unsandboxed: bool = False
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from adaptive_jax import parallel
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.learning.environment import Cot, Environment
-from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, TrainState, first_state, train, upcoming
+from adaptive_jax.learning.train import GradedRewards, TrainingDiverged, TrainSettings, TrainState, first_state, train, upcoming
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.schedule import TokenSchedule
 from adaptive_jax.policies.token import TokenAdapter
@@ -35,8 +35,8 @@ from adaptive_jax.runs.fingerprint import (
 )
 from adaptive_jax.runs.records import NotWritten
 from adaptive_jax.runs.stopping import Stop, Stopped
-from adaptive_jax.tasks.loading import load_problems
-from adaptive_jax.tasks.problem import Problem, normalise_question
+from adaptive_jax.tasks.problem import Problem
+from adaptive_jax.tasks.rewards import RewardFailed
 from adaptive_jax.tasks.sandbox import SandboxUnavailable
 
 log = logging.getLogger(__name__)
@@ -135,9 +135,24 @@ class Config:
         return range(self.seed, self.seed + self.seeds)
 
     @property
+    def sources(self) -> Fingerprint:
+        """Digests of the files that flags name and that decide the numbers of a run."""
+        return {}
+
+    @property
     def slow(self) -> bool:
         """Whether defaults are cut so that a run ends on the day it started: a real model on a CPU."""
         return self.model != "tiny" and jax.default_backend() == "cpu"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Problems to evaluate, to watch during training, to train on, and to show as examples; no two share a problem."""
+
+    test: list[Problem]
+    validation: list[Problem]
+    train: list[Problem]
+    examples: list[Problem]
 
 
 @dataclass(frozen=True)
@@ -191,7 +206,7 @@ def asked_for() -> Iterator[None]:
 
 
 @contextmanager
-def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Iterator[RunDirectory]:
+def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterator[RunDirectory]:
     """The run directory of an experiment, readable at every moment; one with checkpoints goes on.
 
     SIGTERM and Ctrl-C end the run with what it has saved, a line that says where it is, and status 143 or 130; a disk that is
@@ -214,7 +229,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: "Splits") -> Itera
     except NotWritten as error:
         print(f"error: {error}. Mend that, and --run-dir {path} --resume goes on from what was saved before", file=sys.stderr)
         sys.exit(1)
-    except FingerprintMismatch as error:
+    except (FingerprintMismatch, RewardFailed, GradedRewards) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
@@ -231,7 +246,7 @@ def load_model(config: Config) -> LM:
     return load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
 
 
-def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") -> Fingerprint:
+def fingerprint_of(experiment: str, config: Config, lm: LM, splits: Splits) -> Fingerprint:
     """What decides the numbers of an experiment: its flags, model, problems and code."""
     flags = {field.name.replace("_", "-"): getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
@@ -241,6 +256,8 @@ def fingerprint_of(experiment: str, config: Config, lm: LM, splits: "Splits") ->
         "test-problems": problems_fingerprint(splits.test),
         "validation-problems": problems_fingerprint(splits.validation),
         "training-problems": problems_fingerprint(splits.train),
+        "example-problems": problems_fingerprint(splits.examples),
+        **config.sources,
         **code_fingerprint(Path(__file__).parent),
     }
 
@@ -290,69 +307,6 @@ def train_stage(
     start = first_state(adapter, settings, usable)
     state, curve = run.loop(name, start, steps, every=config.checkpoint_every)
     return state.adapter, curve
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Problems to evaluate, to watch during training, and to train on; no two share a problem."""
-
-    test: list[Problem]
-    validation: list[Problem]
-    train: list[Problem]
-
-
-def load_splits(config: Config, *, programs: bool = False) -> Splits:
-    """The problems of an experiment, which ask for programs or for answers in boxes.
-
-    Raises:
-        ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
-    """
-    trained = config.train_limit or (64 if config.slow else 512)
-    watched = max(trained // 4, 1)
-    last = config.skip + config.limit
-    if config.dataset == "arithmetic" and config.train_dataset is None and not programs:
-        return Splits(
-            test=load_problems("arithmetic", split="test", limit=last)[config.skip :],
-            validation=load_problems("arithmetic", split="validation", limit=watched),
-            train=load_problems("arithmetic", split="train", limit=trained),
-        )
-    problems = load_problems(config.dataset, split="test", skip_bad=config.skip_bad)
-    test = problems[config.skip : last]
-    if config.train_dataset is not None:
-        others = load_problems(config.train_dataset, split="train", skip_bad=config.skip_bad)
-    elif Path(config.dataset).suffix:
-        others = problems[last:]
-    else:
-        try:
-            others = load_problems(config.dataset, split="train", skip_bad=config.skip_bad)
-        except ValueError as error:
-            raise ValueError(f"{error}; give --train-dataset") from error
-    check_kind(f"--dataset {config.dataset}", (*problems, *others), programs=programs)
-    held_out = {normalise_question(problem.question) for problem in test}
-    unique: dict[str, Problem] = {}
-    for problem in others:
-        text = normalise_question(problem.question)
-        if text not in held_out:
-            unique.setdefault(text, problem)
-    if len(unique) < len(others):
-        log.info("%d training problems are repeated or also to be evaluated; left out", len(others) - len(unique))
-    others = list(unique.values())
-    watched = min(watched, len(others) // 4)
-    if watched == 0:
-        raise ValueError(
-            f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
-            "on: lower --limit, or give --train-dataset"
-        )
-    return Splits(test, others[:watched], others[watched : watched + trained])
-
-
-def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:
-    """Raises ValueError, naming the flag, where problems ask for programs and `programs` is not set, or the other way round."""
-    if any((problem.kind == "code") != programs for problem in problems):
-        held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
-        if programs:
-            held, asked = "problems that ask for an answer", "programs: use math_sequence or math_token"
-        raise ValueError(f"{flag} holds {held}, and this experiment asks for {asked}")
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

@@ -32,7 +32,7 @@ from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
-from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, train_bandit
+from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
 from adaptive_jax.learning.environment import Cot, Environment, Question, questions
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
@@ -41,14 +41,14 @@ from adaptive_jax.parallel import by_chief
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
-from adaptive_jax.runs.directory import RunDirectory
+from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.machine import environment as machine
 from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import Config, asked_for, launch, load_model, load_splits, open_run
-from experiments.transfer import TransferConfig, environment_of, parts_of
+from experiments.common import asked_for, launch, load_model, open_run
+from experiments.splits import TransferConfig, load_splits, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
 
@@ -97,7 +97,7 @@ class MathSequence(SequenceConfig, TransferConfig):
         self.at_least(0, "learning_rate")
 
     @property
-    def splits(self) -> Config:
+    def splits(self) -> "MathSequence":
         """The flags that the problems follow from: from few problems, an adapter learns the luck of their completions."""
         limit = TINY_TRAIN_LIMIT if self.model == "tiny" and self.train_limit is None else self.train_limit
         return dataclasses.replace(self, train_limit=limit)
@@ -132,8 +132,13 @@ def run_sequence(experiment: str, config: MathSequence, *, programs: bool = Fals
         splits = load_splits(config.splits, programs=programs)
         ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
         parts = {
-            name: environment_of(
-                lm, part, ways, config, completions=config.tries(name) * len(settings), allow_unsandboxed=allow_unsandboxed
+            name: config.environment(
+                lm,
+                part,
+                ways,
+                examples=splits.examples,
+                completions=config.tries(name) * len(settings),
+                allow_unsandboxed=allow_unsandboxed,
             )
             for name, part in parts_of(config, splits, programs=programs).items()
         }
@@ -256,24 +261,27 @@ def trained(
         lm.config.hidden_size, actions, pooling=config.pooling, sees_samples=sees_samples, samples_scale=LARGEST, seed=seed
     )
     settings = BanditSettings(updates=config.updates, samples=SAMPLES, rule=rule, learning_rate=config.learning_rate, seed=seed)
-    rates = jnp.asarray([pass_at_k(training.wins, k) for k in SAMPLES], jnp.float32)
-    table = Table(jnp.asarray(training.last), jnp.asarray(training.mean), rates)
+
+    def report(metrics: Metrics) -> None:
+        run.log(method=own, seed=seed, **metrics)
+        run.stop.check()
 
     def compute() -> dict[str, np.ndarray]:
-        best, kept = -1.0, start
-        for adapter, metrics in train_bandit(start, table, settings):
-            reached = [reached_by(adapter, validation, k).mean() for k in SAMPLES]
-            run.log(method=own, seed=seed, **metrics, validation_reward=float(np.mean(reached)))
-            run.stop.check()
-            if np.mean(reached) > best:
-                best, kept = float(np.mean(reached)), adapter
+        kept, history = fit_bandit(start, table(training), settings, validation=table(validation), on_report=report)
+        best = max(metrics["validation_reward"] for metrics in history)
         log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, 100 * best)
         return named_leaves(kept.params)
 
     params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, given=actions))
     adapter = dataclasses.replace(start, params=params)
-    by_chief(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, run.fingerprint))
+    by_chief(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter
+
+
+def table(asked: Asked) -> Table:
+    """What the learner sees of questions."""
+    rates = jnp.asarray([pass_at_k(asked.wins, k) for k in SAMPLES], jnp.float32)
+    return Table(jnp.asarray(asked.last), jnp.asarray(asked.mean), rates)
 
 
 def report(

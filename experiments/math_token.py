@@ -38,6 +38,7 @@ from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.stopping import Stop
+from experiments.asking import asked_digest
 from experiments.common import (
     Progress,
     TrainingConfig,
@@ -45,11 +46,10 @@ from experiments.common import (
     fork_schedule,
     launch,
     load_model,
-    load_splits,
     open_run,
     train_stage,
 )
-from experiments.transfer import TransferConfig, asked_digest, environment_of, parts_of
+from experiments.splits import TransferConfig, load_splits, parts_of
 
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
@@ -143,7 +143,7 @@ def main(config: MathToken) -> Path:
         splits = load_splits(config)
         tries = max(config.completions, config.validations)
         parts = {
-            name: environment_of(lm, part, [config.cot], config, completions=tries)
+            name: config.environment(lm, part, config.cot, examples=splits.examples, completions=tries)
             for name, part in parts_of(config, splits).items()
         }
         share(config.settings(config.seed).prompts)  # too few of them for the processes? Better told of now than after hours
@@ -284,7 +284,7 @@ def score(
                 environment,
                 policy,
                 budgets,
-                key=jax.random.key(config.seed),
+                seed=config.seed,
                 completions=completions,
                 rows=config.rows,
                 on_progress=progress.at_least,
@@ -354,7 +354,7 @@ def train_adapter(
         usable=usable,
         measure=measure,
     )
-    by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, run.fingerprint))
+    by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter, curve
 
 

@@ -9,6 +9,7 @@ adapter is told its sampling budget B, coverage is that of Pass@B, averaged over
 which the other experiments read with --actions, beside the table and the figure.
 """
 
+import functools
 import logging
 import time
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from adaptive_jax.evaluation.figures import coverage_figure
 from adaptive_jax.evaluation.results import MEAN, Gain, Row, results_json
 from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, paired_ci95
 from adaptive_jax.evaluation.tables import HELD_OUT, SELECTED_ON, coverage_table
-from adaptive_jax.learning.environment import Cot, Environment, questions
+from adaptive_jax.learning.environment import Cot, Environment
 from adaptive_jax.learning.selection import (
     candidates,
     coverage,
@@ -32,7 +33,8 @@ from adaptive_jax.learning.selection import (
 )
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_model, load_splits, open_run
+from experiments.common import asked_for, launch, load_model, open_run
+from experiments.splits import load_splits
 
 log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
 
@@ -72,10 +74,9 @@ def main(config: SelectActions) -> Path:
     with asked_for():
         lm = load_model(config)
         splits = load_splits(config)
-        validation = Environment(lm, questions(splits.validation, config.cot))
-        test = Environment(lm, questions(splits.test, config.cot))
-        for environment, tries in ((validation, config.completions), (test, config.held_out_completions)):
-            environment.check(max(config.budgets), rows=config.rows, completions=tries * len(candidates()))
+        made = functools.partial(config.environment, lm, cot=config.cot, examples=splits.examples)
+        validation = made(splits.validation, completions=config.completions * len(candidates()))
+        test = made(splits.test, completions=config.held_out_completions * len(candidates()))
     with open_run("select_actions", config, lm, splits) as run:
         table = select(validation, test, config, run)
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)

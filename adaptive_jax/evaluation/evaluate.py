@@ -21,7 +21,7 @@ class Scores:
     """What an evaluation found; Q questions, G completions each, K token budgets.
 
     Attributes:
-        rewards: float32 [Q, G, K].
+        rewards: float32 [Q, G, K] in [0, 1]; 1.0 is right, and nothing less.
         valid: bool [Q, G, K], False where the grader failed.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
     """
@@ -30,13 +30,18 @@ class Scores:
     valid: np.ndarray
     verdicts: np.ndarray = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
 
+    @property
+    def correct(self) -> np.ndarray:
+        """bool [Q, G, K]."""
+        return self.rewards == 1.0
+
     def accuracy(self) -> np.ndarray:
         """float [K], Pass@1 at each budget: the mean over questions and completions."""
-        return (self.rewards * self.valid).sum(axis=(0, 1)) / np.maximum(self.valid.sum(axis=(0, 1)), 1)
+        return (self.correct & self.valid).sum(axis=(0, 1)) / np.maximum(self.valid.sum(axis=(0, 1)), 1)
 
     def pass_at(self, k: int) -> np.ndarray:
         """float [Q, K], each question's Pass@k, k = 1 to G (see `pass_at_k`); NaN where the grader failed on a completion."""
-        estimates = pass_at_k(self.rewards.transpose(0, 2, 1), k)
+        estimates = pass_at_k(self.correct.transpose(0, 2, 1), k)
         return np.where(self.valid.all(axis=1), estimates, np.nan)
 
 
@@ -45,8 +50,8 @@ def evaluate(
     policy: Policy,
     budgets: Sequence[int],
     *,
-    key: jax.Array,
     completions: int = 1,
+    seed: int = 0,
     rows: int = 256,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -58,8 +63,8 @@ def evaluate(
         environment: Q questions.
         policy: what chooses the sampling actions.
         budgets: K token budgets.
-        key: typed PRNG key; with the same key every policy gets the same draws.
         completions: G per question.
+        seed: fixes every draw; with the same seed every policy gets the same draws.
         rows: how many completions are decoded side by side.
         on_progress: called with the number of this process's completions that have ended.
     """
@@ -75,8 +80,8 @@ def evaluate(
                 environment.prompt(index, budget)
                 for index, budget in zip(asked[own].tolist(), limits[own].tolist(), strict=True)
             ],
-            key=key,
-            stop_ids=lm.stop_ids,
+            key=jax.random.key(seed),
+            stop_ids=environment.stop.ids,
             completions=completions,
             rows=rows_here(rows),
             max_positions=lm.config.max_positions,
@@ -103,14 +108,19 @@ class ActionScores:
     A policy that holds one action per question needs no decoding to be evaluated: its completions are among these.
 
     Attributes:
-        wins: bool [K, Q, A, G], whether the completion is right.
+        rewards: float32 [K, Q, A, G] in [0, 1]; 1.0 is right, and nothing less.
         known: bool [Q], whether the grader judged all of the question's completions.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
     """
 
-    wins: np.ndarray
+    rewards: np.ndarray
     known: np.ndarray
     verdicts: np.ndarray
+
+    @property
+    def wins(self) -> np.ndarray:
+        """bool [K, Q, A, G], whether the completion is right."""
+        return self.rewards == 1.0
 
 
 def score_actions(
@@ -118,8 +128,8 @@ def score_actions(
     actions: Sequence[SamplingParams],
     budgets: Sequence[int],
     *,
-    key: jax.Array,
     completions: int,
+    seed: int = 0,
     rows: int = 256,
     on_progress: Callable[[int], None] | None = None,
 ) -> ActionScores:
@@ -128,11 +138,11 @@ def score_actions(
     Args:
         environment: Q questions.
         actions: A settings, each held for a whole completion.
-        budgets, key, rows, on_progress: see `evaluate`.
+        budgets, seed, rows, on_progress: see `evaluate`.
         completions: G per question and action.
     """
     policy = InTurn(SamplingParams.stack(actions))
     total = completions * len(actions)
-    scores = evaluate(environment, policy, budgets, key=key, completions=total, rows=rows, on_progress=on_progress)
-    wins = scores.rewards.astype(bool).reshape(len(environment), completions, len(actions), len(budgets))
-    return ActionScores(wins.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)), scores.verdicts)
+    scores = evaluate(environment, policy, budgets, seed=seed, completions=total, rows=rows, on_progress=on_progress)
+    rewards = scores.rewards.reshape(len(environment), completions, len(actions), len(budgets))
+    return ActionScores(rewards.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)), scores.verdicts)

@@ -8,7 +8,7 @@ the same expectation and less noise to fit (ours). Thousands of updates run insi
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,47 @@ def train_bandit(adapter: SequenceAdapter, table: Table, settings: BanditSetting
         adapter, opt_state, metrics = _updates(adapter, opt_state, table, key, steps, shared)
         means = jax.tree.map(lambda values: np.asarray(values, np.float64).mean(axis=0).tolist(), metrics)
         yield adapter, {"update": int(steps[-1]) + 1, **means}
+
+
+def fit_bandit(
+    adapter: SequenceAdapter,
+    table: Table,
+    settings: BanditSettings,
+    *,
+    validation: Table | None = None,
+    on_report: Callable[[Metrics], object] | None = None,
+) -> tuple[SequenceAdapter, list[Metrics]]:
+    """Train an adapter: as it was when its choices were best on the validation table, or else as it is at the end.
+
+    Args:
+        adapter, table, settings: see `train_bandit`.
+        validation: other prompts; the metrics then have "validation_reward", the mean of what the adapter's choices reach.
+        on_report: called with the metrics of every `report_every` updates.
+
+    Returns:
+        The adapter, and all metrics in order.
+    """
+    best, kept, history = -1.0, adapter, []
+    for trained, metrics in train_bandit(adapter, table, settings):
+        reached = None if validation is None else reached_by(trained, validation, settings.samples)
+        metrics |= {} if reached is None else {"validation_reward": reached}
+        history.append(metrics)
+        if on_report is not None:
+            on_report(metrics)
+        if reached is None or reached > best:
+            best, kept = reached or 0.0, trained
+    return kept, history
+
+
+def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> float:
+    """The mean rate of the adapter's choices over the prompts and sampling budgets of a table."""
+    every = jnp.arange(table.rates.shape[1])
+    reached = []
+    for count, rates in zip(samples, table.rates, strict=True):
+        prompt = table.observe(every, jnp.full(every.shape, count, jnp.int32))
+        choice = adapter.begin(prompt, jnp.zeros(every.shape, jnp.float32))
+        reached.append(float(jnp.mean(jnp.take_along_axis(rates, choice[:, None], axis=1))))
+    return float(np.mean(reached))
 
 
 def _optimizer(settings: BanditSettings) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Where prompts and rewards come from. Text lives on this side; the learner sees trajectories and numbers."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,12 +12,15 @@ import numpy as np
 
 from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
+from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import Form, encode, render
 from adaptive_jax.parallel import machine_memory, memory_limit, rows_here, share
-from adaptive_jax.tasks.grading import grade_many, rewards
-from adaptive_jax.tasks.problem import Problem, Verdict
+from adaptive_jax.tasks.grading import grade_many
+from adaptive_jax.tasks.problem import Grade, Kind, Problem
+from adaptive_jax.tasks.rewards import Reward, RewardFunction, reward_function
+from adaptive_jax.tasks.solutions import solved
 
 Cot = Literal["none", "all", "mix"]
 
@@ -39,10 +43,23 @@ def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
     return [Question(problem, cot=cot == "all") for problem in problems]
 
 
-def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None, example: bool = False) -> str:
-    """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`."""
-    form: Form = "program" if problem.kind == "code" else "answer"
-    return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking, example=example)
+_FORMS: dict[Kind, Form] = {"code": "program", "reasoning_gym": "text", "instructions": "request"}
+
+Example = Problem | tuple[str, str]
+
+
+def prompt(lm: LM, problem: Problem, cot: bool = True, thinking: bool | None = None, examples: Sequence[Example] = ()) -> str:
+    """The text that a language model is asked to continue for a problem; see `adaptive_jax.lm.prompts.render`.
+
+    Args:
+        examples: solved problems, or pairs of a question and its solution, which are shown first as earlier turns.
+
+    Raises:
+        ValueError: an example has no solution (see `adaptive_jax.tasks.solutions.solved`).
+    """
+    shown = [(e.question, solved(e, cot=cot)) if isinstance(e, Problem) else e for e in examples]
+    form = _FORMS.get(problem.kind, "answer")
+    return render(lm.tokenizer, problem.question, form=form, cot=cot, thinking=thinking, examples=shown)
 
 
 def check_memory(what: str, size: int, limit: int, mend: str) -> None:
@@ -51,29 +68,60 @@ def check_memory(what: str, size: int, limit: int, mend: str) -> None:
         raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, and there are {limit / 2**30:.1f} GiB: {mend}")
 
 
+default_prompt = prompt  # `Environment` has an argument of that name
+
+
 class Environment:
-    """Questions to a frozen language model, and the verdicts on its completions.
+    """Problems put to a frozen language model, and the rewards of its completions.
 
     Args:
         lm: the model.
-        asked: Q questions.
+        problems: P of them.
+        cot: how they are asked (see `questions`); with several ways, each problem is asked in each of them.
+        reward: takes a problem and a completion's text, returns a number in [0, 1] or a bool; it is called in other processes
+            (see `adaptive_jax.tasks.rewards`). By default the grader of the problem's kind.
+        prompt: takes a problem, and `cot` where it has a parameter of that name; returns the whole text that the model is to
+            continue, special tokens spelled out. By default `adaptive_jax.prompt`.
+        examples: solved problems, or pairs of a question and its solution, which are shown before each question.
+        stop: a completion ends where its text first contains one of these, which is cut off, and so is what follows.
         thinking: for chat templates that know thinking, whether it is on; None leaves their default.
-        example: show a solved problem before each question.
         allow_unsandboxed: run programs even where this machine has no sandbox for them.
+
+    Raises:
+        TypeError: problems is no sequence of problems.
+        ValueError: no problem, an empty stop text, an example without a solution, or a reward of another signature.
     """
 
     def __init__(
         self,
         lm: LM,
-        asked: Sequence[Question],
+        problems: Sequence[Problem],
+        cot: Cot | Sequence[Cot] = "all",
         *,
+        reward: Reward | RewardFunction | None = None,
+        prompt: Callable[..., str] | None = None,
+        examples: Sequence[Example] = (),
+        stop: Sequence[str] = (),
         thinking: bool | None = None,
-        example: bool = False,
         allow_unsandboxed: bool = False,
     ):
-        self.lm, self.questions, self.allow_unsandboxed = lm, list(asked), allow_unsandboxed
-        texts = [prompt(lm, q.problem, q.cot, thinking, example) for q in self.questions]
-        self._tokens = [encode(lm.tokenizer, text) for text in texts]
+        if not problems:
+            raise ValueError("problems is empty: give at least one problem")
+        if not all(isinstance(problem, Problem) for problem in problems):
+            raise TypeError("problems holds what is no problem: give adaptive_jax.Problem objects")
+        self.lm, self.allow_unsandboxed = lm, allow_unsandboxed
+        self.reward = reward if reward is None or isinstance(reward, RewardFunction) else reward_function(reward)
+        self.stop = StopTexts(lm, stop)
+        ways = [cot] if isinstance(cot, str) else cot
+        self.questions = [question for way in ways for question in questions(problems, way)]
+        asks_cot = prompt is not None and "cot" in inspect.signature(prompt).parameters
+        self._tokens = []
+        for question in self.questions:
+            if prompt is None:
+                text = default_prompt(lm, question.problem, question.cot, thinking, examples)
+            else:
+                text = prompt(question.problem, **({"cot": question.cot} if asks_cot else {}))
+            self._tokens.append(encode(lm.tokenizer, text))
 
     def check(self, budget: int, *, rows: int = 1, completions: int = 1) -> None:
         """Raises ValueError for what cannot be decoded at a token budget of `budget`.
@@ -110,15 +158,23 @@ class Environment:
         """Grades completions, which answer questions `asked`, int [N], while others are still decoded."""
         return Grading(self, np.asarray(asked), cuts)
 
-    def verdicts(self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray) -> list[Verdict]:
-        """Verdicts on completions.
+    def grades(self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray) -> list[Grade]:
+        """Verdicts on completions, and their rewards.
 
         Args:
             tokens: int32 [N, T]; lengths: int [N], how many of them are judged.
             asked: int [N], the question that each completion answers.
+
+        Raises:
+            RewardFailed: the reward function failed on all of its first completions.
+            SandboxUnavailable: see `grade_many`.
         """
-        texts = decode_texts(self.lm, tokens, lengths)
-        return grade_many([self.questions[i].problem for i in asked], texts, allow_unsandboxed=self.allow_unsandboxed)
+        texts = [self.stop.cut(text) for text in decode_texts(self.lm, tokens, lengths)]
+        problems = [self.questions[i].problem for i in asked]
+        if self.reward is not None:
+            return self.reward.grades(problems, texts)
+        verdicts = grade_many(problems, texts, allow_unsandboxed=self.allow_unsandboxed)
+        return [Grade(verdict, float(verdict == "correct")) for verdict in verdicts]
 
 
 class Grading:
@@ -132,7 +188,8 @@ class Grading:
 
     def __init__(self, environment: Environment, asked: np.ndarray, cuts: Sequence[int] | None):
         self._environment, self._asked, self._cuts = environment, asked, cuts
-        self._verdicts = np.full((len(asked), len(cuts or (0,))), "", dtype=object)
+        shape = len(asked), len(cuts or (0,))
+        self._verdicts, self._values = np.full(shape, "", dtype=object), np.zeros(shape, np.float32)
         self._pending: list[Future[None]] = []
         self._executor = ThreadPoolExecutor(1)
 
@@ -148,8 +205,9 @@ class Grading:
     def _judge(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
         ends = lengths[:, None] if self._cuts is None else np.minimum(lengths[:, None], np.array(self._cuts))
         copies = np.repeat(np.arange(len(numbers)), ends.shape[1])
-        verdicts = self._environment.verdicts(tokens[copies], ends.reshape(-1), self._asked[numbers[copies]])
-        self._verdicts[numbers] = np.array(verdicts, object).reshape(ends.shape)
+        grades = self._environment.grades(tokens[copies], ends.reshape(-1), self._asked[numbers[copies]])
+        self._verdicts[numbers] = np.array([grade.verdict for grade in grades], object).reshape(ends.shape)
+        self._values[numbers] = np.array([grade.value for grade in grades], np.float32).reshape(ends.shape)
 
     def verdicts(self) -> np.ndarray:
         """Every verdict, object [N, K]; waits for those that are not given yet. Raises what the grader raised."""
@@ -158,10 +216,12 @@ class Grading:
         return self._verdicts
 
     def rewards(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, K] in {0, 1}, and bool [N, K]: False where the grader failed and nothing is known."""
-        verdicts = self.verdicts()
-        correct, known = rewards(verdicts.reshape(-1).tolist())
-        return correct.reshape(verdicts.shape), known.reshape(verdicts.shape)
+        """float32 [N, K] in [0, 1], and bool [N, K]: False for "error", where nothing is known.
+
+        Such a completion must be masked out of the gradient, not taken for a failure.
+        """
+        known = self.verdicts() != "error"
+        return self._values, known.astype(bool)
 
     def __enter__(self) -> "Grading":
         return self

@@ -67,6 +67,10 @@ class TrainSettings:
     seed: int = 0
 
 
+class GradedRewards(ValueError):
+    """Pass@B is the chance that one of B completions is right, and a graded reward doesn't say which are."""
+
+
 class TrainingDiverged(RuntimeError):
     """Too many updates in a row met a reward, feature, loss or gradient that is not finite.
 
@@ -143,11 +147,14 @@ def train(
 
     Raises:
         TrainingDiverged: more than `max_skipped` updates in a row were not finite.
+        GradedRewards: a reward is neither 0 nor 1, and `samples` is above 1.
+        RewardFailed: the reward function failed on all of its first completions.
     """
     optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(usable, settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
+        check_binary(rewards[valid], settings.samples)
         completion, step = np.nonzero(trajectory.decisions)
         known = valid.reshape(-1)[completion]  # where the grader failed, a completion has no place in the gradient
         completion, features = completion[known], trajectory.features[known]
@@ -207,6 +214,16 @@ def train(
                 **{name: np.asarray(value).tolist() for name, value in metrics.items()},
                 "applied": not bad,
             },
+        )
+
+
+def check_binary(rewards: np.ndarray, samples: int) -> None:
+    """Raises GradedRewards where the reward is Pass@B, B = `samples` above 1, and rewards are neither 0 nor 1."""
+    between = rewards[(rewards != 0.0) & (rewards != 1.0)]
+    if samples > 1 and between.size:
+        raise GradedRewards(
+            f"a reward is {between[0]:.3g}, and the training is for Pass@{samples}, the chance that one of {samples} "
+            "completions is right, which graded rewards don't say: train for samples = 1, or let rewards be 0 or 1"
         )
 
 
@@ -288,7 +305,7 @@ def collect(
             policy,
             [prompts[i] for i in own],
             key=_key(settings, update),
-            stop_ids=lm.stop_ids,
+            stop_ids=environment.stop.ids,
             completions=settings.completions,
             rows=rows_here(settings.rows),
             max_positions=lm.config.max_positions,
@@ -297,5 +314,6 @@ def collect(
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
+    trajectory = environment.stop.truncated(trajectory)
     shape = (len(own), settings.completions)
     return trajectory, rewards.reshape(shape), valid.reshape(shape)

@@ -1,28 +1,22 @@
 r"""How a question becomes a prompt: an instruction, and the model's chat template where it has one."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-Form = Literal["answer", "program"]
+Form = Literal["answer", "program", "text", "request"]
 
 STEP_BY_STEP: dict[Form, str] = {
     "answer": "\nReason step by step and put the final answer in \\boxed{}.",
     "program": "\nReason step by step, then write a Python program that reads standard input and writes standard output, "
     "in a ```python block.",
+    "text": '\nReason step by step and write the final answer behind "Answer:".',
+    "request": "",
 }
 DIRECT: dict[Form, str] = {
     "answer": "\nPut only the final answer in \\boxed{}.",
     "program": "\nWrite only a Python program that reads standard input and writes standard output, in a ```python block.",
-}
-
-
-# a problem, and its solution step by step and directly: ours, and simple, since it only shows the form
-EXAMPLE: dict[Form, tuple[str, str, str]] = {
-    "answer": ("Tom has 3 pens and buys 4. How many pens does he have?", "He has 3 + 4 = 7 pens. \\boxed{7}", "\\boxed{7}"),
-    "program": (
-        "Read an integer n and print n + 1.",
-        "Read n, then print n + 1.\n```python\nprint(int(input()) + 1)\n```",
-        "```python\nprint(int(input()) + 1)\n```",
-    ),
+    "text": "\nGive only the answer.",
+    "request": "",
 }
 
 
@@ -33,30 +27,42 @@ def render(
     form: Form = "answer",
     cot: bool = True,
     thinking: bool | None = None,
-    example: bool = False,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The text that a model is asked to continue.
 
     Args:
         tokenizer: a Hugging Face tokenizer; its chat template is used if it has one.
         question: the problem's text.
-        form: ask for a boxed answer, or for a program.
+        form: ask for a boxed answer, a program, or an answer as text; a "request" says itself what it asks for.
         cot: ask for step-by-step reasoning; otherwise for the answer or program alone.
         thinking: for chat templates that know `enable_thinking` (Qwen3), its value; None leaves the template's default.
-        example: show a solved problem first, as an earlier turn: small models seldom box an answer without.
+        examples: questions and their solutions, which are shown before it as earlier turns, asked in the same way.
 
     Returns:
         The prompt, special tokens spelled out (tokenise it with `add_special_tokens=False` when it came from a template).
     """
     order = (STEP_BY_STEP if cot else DIRECT)[form]
-    shown, worked, direct = EXAMPLE[form]
-    before = [(shown + order, worked if cot else direct)] if example else []
+    asked, before = question + order, [(shown + order, solution) for shown, solution in examples]
     if getattr(tokenizer, "chat_template", None) is None:
-        solved = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in before)
-        return f"{solved}Question: {question}{order}\nAnswer:"
+        asked, before = _plain(asked), [(_plain(shown), solution) for shown, solution in before]
+    return as_turns(tokenizer, asked, before, thinking)
+
+
+def _plain(question: str) -> str:
+    return f"Question: {question}\nAnswer:"
+
+
+def as_turns(tokenizer: Any, asked: str, before: Sequence[tuple[str, str]], thinking: bool | None = None) -> str:
+    """The text to continue: `asked` as the user's turn behind earlier turns, pairs of what was asked and answered.
+
+    Without a chat template the texts stand one behind the other, with an empty line behind each answer.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        return "".join(f"{shown} {answer}\n\n" for shown, answer in before) + asked
     options = {} if thinking is None else {"enable_thinking": thinking}
-    turns = [turn for asked, answer in before for turn in (("user", asked), ("assistant", answer))]
-    messages = [{"role": role, "content": content} for role, content in (*turns, ("user", question + order))]
+    turns = [turn for shown, answer in before for turn in (("user", shown), ("assistant", answer))]
+    messages = [{"role": role, "content": content} for role, content in (*turns, ("user", asked))]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
 

@@ -28,8 +28,16 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def save_adapter(directory: Path, adapter: Adapter, fingerprint: Mapping[str, Any] | None = None) -> None:
-    """Write an adapter, with the fingerprint of the run that trained it; in place of the one that may be there.
+def save_adapter(
+    directory: str | Path, adapter: Adapter, lm: LM | None = None, *, fingerprint: Mapping[str, Any] | None = None
+) -> None:
+    """Write an adapter, in place of the one that may be there.
+
+    Args:
+        directory: where to; made if missing.
+        adapter: a token or sequence adapter.
+        lm: the model that it was trained with, which `load_adapter` then checks.
+        fingerprint: of the run that trained it; holds the model's.
 
     Raises:
         NotWritten: it cannot be written.
@@ -40,9 +48,9 @@ def save_adapter(directory: Path, adapter: Adapter, fingerprint: Mapping[str, An
         **{field: getattr(adapter, field) for field in _FIELDS[kind]},
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
-        "fingerprint": dict(fingerprint or {}),
+        "fingerprint": dict(fingerprint or (model_fingerprint(lm) if lm is not None else {})),
     }
-    write_record(directory, named_leaves(adapter.params), description)
+    write_record(Path(directory), named_leaves(adapter.params), description)
 
 
 def load_adapter(

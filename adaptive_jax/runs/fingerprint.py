@@ -37,7 +37,8 @@ def model_fingerprint(lm: LM) -> Fingerprint:
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:
     """Number and digest of problems: their texts, answers and order."""
-    return f"{len(problems)} problems {_digest(json.dumps([dataclasses.astuple(problem) for problem in problems]))}"
+    texts = json.dumps([dataclasses.astuple(problem) for problem in problems], default=str)  # a Parquet file has dates
+    return f"{len(problems)} problems {_digest(texts)}"
 
 
 def code_fingerprint(*packages: Path) -> Fingerprint:

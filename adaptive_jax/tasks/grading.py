@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from adaptive_jax.tasks.maths import comparisons, final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
@@ -17,7 +15,8 @@ def grade(problem: Problem, text: str) -> Verdict:
 def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsandboxed: bool = False) -> list[Verdict]:
     r"""The verdict on each completion, in order, whatever the number of workers.
 
-    "correct"      the last `\boxed{}` is the answer; or the program passes every test
+    "correct"      the last `\boxed{}`, or the last few with nothing between them, is the answer, exactly (0.333 is not 1/3), in
+                   whatever notation; or the program passes every test
     "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`), or there is none;
                    or the program fails a test
     "unparseable"  there is an answer that cannot be read; or no program
@@ -72,18 +71,8 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
 
 def _all_equal(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on an answer, the first, that holds only if other pairs are equal as well."""
-    for verdict in verdicts:
-        if verdict != "correct":
-            return "wrong" if verdict == "unparseable" and verdict is not verdicts[0] else verdict
-    return "correct"
-
-
-def rewards(verdicts: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
-    """What the learner sees.
-
-    Returns:
-      float32 [N] rewards, 1 for "correct" and 0 for all others; and bool [N], False for "error": such a completion must
-      be masked out of the gradient, not taken for a failure.
-    """
-    correct = np.array([verdict == "correct" for verdict in verdicts], np.float32)
-    return correct, np.array([verdict != "error" for verdict in verdicts], bool)
+    first, *others = verdicts
+    if first != "correct":
+        return first
+    faults = [verdict for verdict in others if verdict in ("timeout", "error")]
+    return "correct" if all(verdict == "correct" for verdict in others) else faults[0] if faults else "wrong"

@@ -38,7 +38,10 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
 EMBEDDED = ("arithmetic", "programs")
+GENERATED = ("arithmetic",)
 SUFFIXES = (".jsonl", ".json", ".parquet")
+TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
+SOURCE = ("id", "ID", "unique_id", "name", "description", "problem", "question", "answer", "Answer", *TESTS)
 
 
 class MalformedRow(ValueError):
@@ -51,7 +54,12 @@ Rows = Iterator[tuple[str, Row | MalformedRow]]
 
 
 def load_problems(
-    name_or_path: str | Path, *, split: str = "test", limit: int | None = None, skip_bad: bool = False
+    name_or_path: str | Path,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    skip_bad: bool = False,
+    answered: bool = True,
 ) -> list[Problem]:
     """The first `limit` problems of a known data set or of a file.
 
@@ -61,6 +69,7 @@ def load_problems(
       split: which part of a named data set.
       limit: how many problems at most.
       skip_bad: leave malformed rows out, and log how many, instead of raising.
+      answered: rows must have an answer; where a reward function of one's own judges, they need none.
 
     Raises:
       ValueError: unknown name or split, bad limit, no problem left, or a malformed row (with file, line and field).
@@ -79,10 +88,15 @@ def load_problems(
     else:
         known = ", ".join(sorted((*EMBEDDED, *HUB)))
         raise ValueError(f"unknown data set {name!r}: give one of {known}, or a file ending in {', '.join(SUFFIXES)}")
-    problems = _problems(rows, limit, skip_bad, name)
+    problems = _problems(rows, limit, skip_bad, answered, name)
     if not problems:
         raise ValueError(f"{name} holds no problem")
     return problems
+
+
+def generated(name: str) -> bool:
+    """Whether a data set is made when it is asked for: it has the splits train, validation and test, as long as one likes."""
+    return name in GENERATED
 
 
 def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
@@ -95,7 +109,7 @@ def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
     return programs.problems(split, limit)
 
 
-def _problems(rows: Rows, limit: int | None, skip_bad: bool, name: str) -> list[Problem]:
+def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, name: str) -> list[Problem]:
     problems: list[Problem] = []
     seen: set[str] = set()
     bad = 0
@@ -103,7 +117,7 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, name: str) -> list[
         try:
             if isinstance(row, MalformedRow):
                 raise row
-            problem = as_problem(row)
+            problem = as_problem(row, answered=answered)
             if problem.id and problem.id in seen:
                 raise MalformedRow(f"id {problem.id!r} is taken by an earlier row; give every row its own")
         except MalformedRow as fault:
@@ -197,15 +211,23 @@ def _hub_rows(name: str, split: str) -> Rows:
 # One row
 
 
-def as_problem(row: Row) -> Problem:
-    """The problem in one row of any known source; its id is empty where the row has none.
+def as_problem(row: Row, *, answered: bool = True) -> Problem:
+    """The problem in one row of any known source; its id is empty where the row has none, and so is its answer, if it need
+    not be `answered`.
 
     Raises:
       MalformedRow: the row is no object, a field is missing, empty or of the wrong type.
     """
     if not isinstance(row, Mapping):
         raise MalformedRow(f"a {type(row).__name__}, where an object such as {{'problem': ..., 'answer': ...}} belongs")
-    row = {field: value for field, value in row.items() if value is not None}  # a table's empty cells
+    fields = {field: value for field, value in row.items() if value is not None}  # a table's empty cells
+    problem = _parsed(fields, answered)
+    whole = {problem.id, problem.question, problem.answer}
+    taken = {name for name in SOURCE if name in TESTS or str(fields.get(name)).strip() in whole}
+    return replace(problem, metadata={name: value for name, value in fields.items() if name not in taken})
+
+
+def _parsed(row: Row, answered: bool) -> Problem:
     identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
@@ -215,6 +237,8 @@ def as_problem(row: Row) -> Problem:
         body += " " if body[-1] in ".,?!" else ", "
         return Problem(identity, body + _text(row, "Question"), _number(_answer(row, "Answer")))
     question = _text(row, "problem", "question")
+    if not answered and not isinstance(row.get("answer"), str | int | float):
+        return Problem(identity, question, "")
     if "answer" not in row and "solution" in row:
         return Problem(identity, question, _boxed(_text(row, "solution")))
     answer = _answer(row, "answer")
@@ -266,10 +290,8 @@ def _boxed(solution: str) -> str:
 
 
 def _cases(row: Row) -> tuple[Case, ...]:
-    if "tests" in row:
-        tests = _tests(row, "tests")
-    else:
-        tests = [test for part in ("public_tests", "private_tests", "generated_tests") for test in _tests(row, part)]
+    parts = TESTS[:1] if "tests" in row else TESTS[1:]
+    tests = [test for part in parts for test in _tests(row, part)]
     if not any(test.output.strip() for test in tests):
         raise MalformedRow("no test expects any output, so a program that does nothing would pass; add a test")
     return tuple(tests)

@@ -3,13 +3,20 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
-Kind = Literal["integer", "math", "code"]
+Kind = Literal["integer", "math", "code", "instructions", "reasoning_gym"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+class Grade(NamedTuple):
+    """A verdict on a completion, and its reward: a number in [0, 1] that means nothing where the verdict is "error"."""
+
+    verdict: Verdict
+    value: float
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,17 @@ class Problem:
         process and never by a computer algebra system; `code` answers are programs, judged by `tests`.
       hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
       tests: what a program must satisfy, every one of them; empty for the other kinds.
+      metadata: every further field of the row that the problem came from, and an answer field of which only a part is `answer`;
+        two problems that differ in it alone are equal.
     """
 
     id: str
     question: str
-    answer: str
+    answer: str = ""
     kind: Kind = "math"
     hash_answer: bool = False
     tests: tuple[Case, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def normalise_question(text: str) -> str:

@@ -22,12 +22,16 @@ def problems(split: str = "test", limit: int | None = None) -> list[Problem]:
     if split not in splits:
         raise ValueError(f"programs has no split {split!r}, only {' and '.join(splits)}")
     rows = [row for row in _rows() if row["split"] == split][:limit]
-    return [Problem(row["id"], row["question"], "", "code", tests=tuple(Case(**case) for case in row["tests"])) for row in rows]
-
-
-def solutions() -> dict[str, str]:
-    """A program that passes the tests, for each problem's id."""
-    return {row["id"]: row["solution"] for row in _rows()}
+    return [
+        Problem(
+            row["id"],
+            row["question"],
+            kind="code",
+            tests=tuple(Case(**case) for case in row["tests"]),
+            metadata={"solution": row["solution"]},
+        )
+        for row in rows
+    ]
 
 
 @cache

@@ -2,13 +2,12 @@
 
 import hashlib
 
-import jax
 import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.evaluation.evaluate import evaluate, score_actions
-from adaptive_jax.learning.environment import Environment, questions
+from adaptive_jax.learning.environment import Environment
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.fixed import MixedPolicy, static
 from adaptive_jax.policies.token import TokenAdapter
@@ -17,8 +16,6 @@ from adaptive_jax.tasks.problem import VERDICTS
 from tests.decoding.counting_lm import greedy_completion
 from tests.learning.questions import STOP, GreedyPath
 from tests.policies.adapters import random_adapter
-
-KEY = jax.random.key(5)
 
 
 class Measured(GreedyPath):
@@ -38,7 +35,7 @@ def test_scores_lie_where_they_belong(sees_budget: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(MixedPolicy, "sees_budget", sees_budget)
     environment, budgets = Measured(8), (9, 2, 30)
     seen: list[int] = []
-    scores = evaluate(environment, static(0.0), budgets, key=KEY, completions=2, rows=16, on_progress=seen.append)
+    scores = evaluate(environment, static(0.0), budgets, seed=5, completions=2, rows=16, on_progress=seen.append)
     assert scores.rewards.shape == scores.valid.shape == (8, 2, 3)
     for q in range(8):
         whole = len(greedy_completion(environment.prompts[q], 30, STOP))
@@ -54,7 +51,7 @@ def test_scores_lie_where_they_belong(sees_budget: bool, monkeypatch: pytest.Mon
 
 def test_a_policy_that_sees_the_budget_is_rolled_out_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     environment, policy = GreedyPath(40), random_adapter(2, "hidden+budget", scale=3.0)
-    options = {"key": KEY, "completions": 2, "rows": 16}
+    options = {"seed": 5, "completions": 2, "rows": 16}
     each = evaluate(environment, policy, (3, 30), **options)
     for k, budget in enumerate((3, 30)):
         alone = evaluate(environment, policy, (budget,), **options)
@@ -67,11 +64,11 @@ def test_a_policy_that_sees_the_budget_is_rolled_out_at_each(monkeypatch: pytest
 def test_one_rollout_is_enough_for_a_policy_that_ignores_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the embedded model."""
     lm = load_lm("tiny")
-    environment = Environment(lm, questions(load_problems("arithmetic", limit=24), "none"))
+    environment = Environment(lm, load_problems("arithmetic", limit=24), "none")
 
-    once = evaluate(environment, static(0.7), (3, 24), key=KEY, rows=8)
+    once = evaluate(environment, static(0.7), (3, 24), seed=5, rows=8)
     monkeypatch.setattr(MixedPolicy, "sees_budget", True)
-    each = evaluate(environment, static(0.7), (3, 24), key=KEY, rows=8)
+    each = evaluate(environment, static(0.7), (3, 24), seed=5, rows=8)
     np.testing.assert_array_equal(once.rewards, each.rewards)
     np.testing.assert_array_equal(once.valid, each.valid)
     assert once.valid.all()
@@ -84,7 +81,7 @@ def test_every_action_is_scored_on_every_question() -> None:
     environment, budgets = GreedyPath(12), (4, 20)
     settings = [SamplingParams(0.0), SamplingParams(1.0), SamplingParams(0.3)]
     seen: list[int] = []
-    options = {"key": KEY, "rows": 16}
+    options = {"seed": 5, "rows": 16}
     scores = score_actions(environment, settings, budgets, completions=4, on_progress=seen.append, **options)
     assert scores.wins.shape == (2, 12, 3, 4)
     assert scores.wins.dtype == scores.known.dtype == bool
@@ -98,5 +95,5 @@ def test_every_action_is_scored_on_every_question() -> None:
 
 
 def test_questions_that_could_not_be_graded_are_marked() -> None:
-    scores = score_actions(Measured(5), [SamplingParams(0.0)] * 2, (9,), completions=2, key=KEY, rows=16)
+    scores = score_actions(Measured(5), [SamplingParams(0.0)] * 2, (9,), completions=2, seed=5, rows=16)
     np.testing.assert_array_equal(scores.known, [True, True, True, False, True])

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.learning.environment import Grading
-from adaptive_jax.tasks.problem import Verdict
+from adaptive_jax.tasks.problem import Grade, Verdict
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 
 STOP = 5
@@ -26,7 +27,7 @@ class GreedyPath:
 
     def __init__(self, count: int):
         rng = np.random.default_rng(0)
-        self.lm = SOFT_LM
+        self.lm, self.stop = SOFT_LM, StopTexts(SOFT_LM, [])
         self.prompts = [rng.integers(0, VOCABULARY, rng.integers(1, 8)).tolist() for _ in range(count)]
 
     def __len__(self) -> int:
@@ -41,6 +42,9 @@ class GreedyPath:
 
     def grading(self, asked: np.ndarray, cuts: Sequence[int] | None = None) -> Grading:
         return Grading(self, asked, cuts)
+
+    def grades(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> list[Grade]:
+        return [Grade(verdict, float(verdict == "correct")) for verdict in self.verdicts(tokens, lengths, asked)]
 
     def verdicts(self, tokens: np.ndarray, lengths: np.ndarray, asked: np.ndarray) -> list[Verdict]:
         return [

@@ -19,7 +19,7 @@ from adaptive_jax.learning.bandit import (
     preferences,
     train_bandit,
 )
-from adaptive_jax.learning.environment import Environment, questions
+from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.reinforce import leave_one_out
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.sequence import SequenceAdapter, sequence_adapter
@@ -144,7 +144,7 @@ def test_what_cannot_be_trained_is_named() -> None:
 
 def test_embeddings_are_the_models_hidden_states() -> None:
     lm = load_lm("tiny")
-    environment = Environment(lm, questions(load_problems("arithmetic", limit=5), "all"))
+    environment = Environment(lm, load_problems("arithmetic", limit=5), "all")
     last, mean = embeddings(environment, rows=4)
     assert last.dtype == mean.dtype == np.float32
     for index in range(5):

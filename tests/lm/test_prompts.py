@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 import adaptive_jax as aj
-from adaptive_jax.lm.prompts import DIRECT, EXAMPLE, STEP_BY_STEP, Form, encode, render
-from adaptive_jax.tasks.grading import grade
-from adaptive_jax.tasks.problem import Case, Problem
+from adaptive_jax.lm.prompts import DIRECT, STEP_BY_STEP, Form, encode, render
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
@@ -48,20 +46,13 @@ def test_thinking_reaches_the_template(plain: Any, chat: Any) -> None:
 
 
 @pytest.mark.parametrize("cot", [True, False])
-def test_an_example_is_an_earlier_turn(plain: Any, chat: Any, cot: bool) -> None:
-    shown, solution = EXAMPLE["answer"][0], EXAMPLE["answer"][1 if cot else 2]
+def test_examples_are_earlier_turns(plain: Any, chat: Any, cot: bool) -> None:
     order = (STEP_BY_STEP if cot else DIRECT)["answer"]
-    turns = f"<user>{shown}{order}<assistant>{solution}<user>Q{order}<assistant>"
-    assert render(chat, "Q", cot=cot, example=True) == turns
-    text = f"Question: {shown}{order}\nAnswer: {solution}\n\nQuestion: Q{order}\nAnswer:"
-    assert render(plain, "Q", cot=cot, example=True) == text
-
-
-def test_examples_are_right() -> None:
-    (_, *answers), (_, *programs) = EXAMPLE["answer"], EXAMPLE["program"]
-    assert [grade(Problem("p", "Q", "7"), text) for text in answers] == ["correct"] * 2
-    problem = Problem("p", "Q", "", "code", tests=(Case("4\n", "5\n"), Case("-1\n", "0\n")))
-    assert aj.grade_many([problem] * 2, programs, allow_unsandboxed=True) == ["correct"] * 2
+    pairs = [("P", "p"), ("R", "r")]
+    turns = f"<user>P{order}<assistant>p<user>R{order}<assistant>r<user>Q{order}<assistant>"
+    assert render(chat, "Q", cot=cot, examples=pairs) == turns
+    text = "".join(f"Question: {asked}{order}\nAnswer: {answer}\n\n" for asked, answer in pairs)
+    assert render(plain, "Q", cot=cot, examples=pairs) == f"{text}Question: Q{order}\nAnswer:"
 
 
 def test_only_plain_text_is_opened_by_the_tokenizer(plain: Any, chat: Any) -> None:

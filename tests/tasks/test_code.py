@@ -147,7 +147,9 @@ def embedded() -> list[Problem]:
 
 
 def test_every_embedded_solution_prints_what_is_expected() -> None:
-    solutions = programs.solutions()
+    solutions = {
+        problem.id: problem.metadata["solution"] for split in ("train", "test") for problem in programs.problems(split)
+    }
     assert len(solutions) == len(embedded()) == 74
     for problem in embedded():
         assert outputs(solutions[problem.id], problem) == [case.output.split() for case in problem.tests], problem.id
@@ -155,7 +157,9 @@ def test_every_embedded_solution_prints_what_is_expected() -> None:
 
 @needs_sandbox
 def test_solutions_pass_and_their_mutants_fail() -> None:
-    solutions = programs.solutions()
+    solutions = {
+        problem.id: problem.metadata["solution"] for split in ("train", "test") for problem in programs.problems(split)
+    }
     jobs = [(problem, solutions[problem.id]) for problem in embedded()[::3]]  # a third: each test is a process
     mutants = [(problem, mutant) for problem, solution in jobs if (mutant := changed(problem, solution))]
     assert len(mutants) >= 20

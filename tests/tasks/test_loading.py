@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_jax.tasks.loading import HUB, load_problems
+from adaptive_jax.tasks.loading import HUB, as_problem, load_problems
 from adaptive_jax.tasks.problem import Case, Problem, normalise_question, shared
 
 SVAMP = {"ID": "chal-1", "Body": "Dan has 5 pens", "Question": "How many are left?", "Answer": 5.0, "Equation": "5"}
@@ -243,3 +243,16 @@ def test_a_parquet_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"problems.parquet: not a readable parquet file"):
         load_problems(path)
+
+
+def test_every_further_field_of_a_row_is_metadata() -> None:
+    row = {"id": 7, "question": "How many? ", "answer": "Two and two.\n#### 4", "level": 3, "final": "4", "note": None}
+    assert as_problem(row).metadata == {"answer": "Two and two.\n#### 4", "level": 3, "final": "4"}
+    assert as_problem({"problem": "2 + 2?", "solution": "It is \\boxed{4}.", "type": "Algebra"}).metadata == {
+        "solution": "It is \\boxed{4}.",
+        "type": "Algebra",
+    }
+    tests = {"input": ["1"], "output": ["2"]}
+    assert as_problem({"name": "a", "description": "Add.", "public_tests": tests, "difficulty": 9}).metadata == {
+        "difficulty": 9
+    }

@@ -12,7 +12,7 @@ import pytest
 
 from adaptive_jax.tasks import maths_pool
 from adaptive_jax.tasks.grading import grade_many
-from adaptive_jax.tasks.maths_pool import Pool
+from adaptive_jax.tasks.maths_pool import MathsPool
 from adaptive_jax.tasks.problem import Problem, Verdict
 from tests.tasks.processes import LIGHT_PACKAGE, alive, children, wait_until
 
@@ -20,8 +20,8 @@ TOWER = "10^{10^{10}}"
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    pool = Pool(size=2, seconds=1)
+def pool() -> Iterator[MathsPool]:
+    pool = MathsPool(size=2, seconds=1)
     yield pool
     pool.close()
     assert workers_of(os.getpid()) == []
@@ -31,7 +31,7 @@ def workers_of(parent: int) -> list[int]:
     return children("maths_worker.py", parent)
 
 
-def test_equal_answers_are_equal_however_written(pool: Pool) -> None:
+def test_equal_answers_are_equal_however_written(pool: MathsPool) -> None:
     pairs = [
         ("18+10i", "10i+18"),
         ("n = 255", "255"),
@@ -51,7 +51,7 @@ def test_equal_answers_are_equal_however_written(pool: Pool) -> None:
     assert dict(zip(pairs, pool.verdicts(pairs), strict=True)) == dict.fromkeys(pairs, "correct")
 
 
-def test_different_answers_are_different(pool: Pool) -> None:
+def test_different_answers_are_different(pool: MathsPool) -> None:
     pairs = [
         ("18+10i", "10+18i"),
         ("(1,4)", "(4,1)"),
@@ -76,12 +76,12 @@ def test_different_answers_are_different(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("gold", ["7", r"\frac{1}{3}", r"\text{east}", "(0, 1)", r"\begin{pmatrix} 1 & 0 \end{pmatrix}"])
-def test_garbage_is_never_right(pool: Pool, gold: str) -> None:
+def test_garbage_is_never_right(pool: MathsPool, gold: str) -> None:
     garbage = ["4\0002", "\ud800", r"\\", "}{", "^", r"\frac{1", "$$", r"\left(", "()" * 400, r"\end{pmatrix}"]
     assert set(pool.verdicts([(gold, answer) for answer in garbage])) <= {"unparseable", "wrong", "timeout"}
 
 
-def test_text_is_never_run_as_code(pool: Pool, tmp_path: Path) -> None:
+def test_text_is_never_run_as_code(pool: MathsPool, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     orders = [
         f"__import__('os').system('touch {mark}')",
@@ -94,21 +94,21 @@ def test_text_is_never_run_as_code(pool: Pool, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_poison_times_out_and_spares_the_rest(pool: Pool) -> None:
+def test_poison_times_out_and_spares_the_rest(pool: MathsPool) -> None:
     pairs = [("5", TOWER), ("5", "9^{9^9}"), *((str(n), f"x={n}") for n in range(10))]
     assert pool.verdicts(pairs) == ["timeout"] * 2 + ["correct"] * 10
 
 
-def test_verdicts_do_not_depend_on_workers_or_order(pool: Pool) -> None:
+def test_verdicts_do_not_depend_on_workers_or_order(pool: MathsPool) -> None:
     pairs = [("5", TOWER), ("5", "x=5"), ("5", "x=6"), (r"\{1,2\}", r"\{2,1\}"), ("5", r"\frac{1"), ("4", r"\sqrt{16}")]
     expected: list[Verdict] = ["timeout", "correct", "wrong", "correct", "unparseable", "correct"]
     assert pool.verdicts(pairs) == expected
-    alone = Pool(size=1, seconds=1)
+    alone = MathsPool(size=1, seconds=1)
     assert alone.verdicts(pairs[::-1]) == expected[::-1]
     alone.close()
 
 
-def test_workers_have_little_memory_and_no_jax(pool: Pool) -> None:
+def test_workers_have_little_memory_and_no_jax(pool: MathsPool) -> None:
     pool.verdicts([("1", "x=1")])
     assert workers_of(os.getpid())
     for worker in workers_of(os.getpid()):
@@ -132,7 +132,7 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_death_at_work_is_an_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    pool = Pool(size)
+    pool = MathsPool(size)
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", FAKE_WORKER])
     mark = str(tmp_path / "died")
     pairs = [(mark, answer) for answer in ("fine", "dies", "fine", "fine")]
@@ -143,7 +143,7 @@ def test_a_death_at_work_is_an_accident(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_worker_that_dies_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(2)
+    pool = MathsPool(2)
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", FAKE_WORKER])
     before = set(workers_of(os.getpid()))
     for _ in range(3):
@@ -157,7 +157,7 @@ def test_a_worker_that_dies_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_deaths_all_the_time_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(2)
+    pool = MathsPool(2)
     slow = FAKE_WORKER.replace("gold, answer =", "time.sleep(0.005); gold, answer =")
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", slow])
     before, done, killed = set(workers_of(os.getpid())), threading.Event(), []
@@ -181,7 +181,7 @@ def test_deaths_all_the_time_change_no_verdict(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_workers_killed_as_they_start_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(2)
+    pool = MathsPool(2)
     born = f"import os, pathlib\npathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
     born += f"if len(os.listdir({str(tmp_path)!r})) <= 6: os.kill(os.getpid(), 9)\n"
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", born + FAKE_WORKER])
@@ -190,10 +190,10 @@ def test_workers_killed_as_they_start_are_started_again(tmp_path: Path, monkeypa
 
 
 def test_a_worker_that_sleeps_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(2)
+    pool = MathsPool(2)
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", FAKE_WORKER])
     assert pool.verdicts([("", "fine"), ("", "fine")]) == ["correct", "correct"]
-    monkeypatch.setattr(maths_pool, "PATIENCE", 2.0)
+    monkeypatch.setattr(pool, "_patience", 2.0)
     assert pool.verdicts([("", "hangs"), ("", "fine")]) == ["timeout", "correct"]
     pool.close()
 
@@ -202,14 +202,14 @@ def test_a_worker_that_sleeps_is_killed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_pool_that_cannot_start_is_an_error_of_ours(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, worker: str
 ) -> None:
-    pool = Pool(2)
+    pool = MathsPool(2)
     monkeypatch.setattr(pool, "_command", [sys.executable, "-c", worker])
     assert pool.verdicts([("5", "x=5"), ("5", "x=6")]) == ["error", "error"]
     assert "did not start" in caplog.text
     pool.close()
 
 
-def test_grading_asks_the_pool_once_for_equal_answers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grading_asks_the_pool_once_for_equal_answers(pool: MathsPool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 
     class Spy:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
-from experiments.common import load_splits
-from experiments.transfer import TransferConfig, asked_digest, environment_of, parts_of
+from experiments.asking import asked_digest
+from experiments.splits import TransferConfig, load_splits, parts_of
 
 LM = aj.load_lm("tiny")
 
@@ -49,15 +49,15 @@ def test_the_digest_tells_questions_and_answers_apart(tmp_path: Path) -> None:
     digests = []
     for number, problems in enumerate(sets):
         found = aj.load_problems(write(tmp_path / f"{number}.jsonl", problems))
-        digests.append(tuple(asked_digest(environment_of(LM, found, ["all"], config(seed=number), completions=1))))
+        digests.append(tuple(asked_digest(config(seed=number).environment(LM, found, ["all"], completions=1))))
     assert len(set(digests)) == len(sets)
-    again = asked_digest(environment_of(LM, aj.load_problems(str(tmp_path / "0.jsonl")), ["all"], config(), completions=1))
+    again = asked_digest(config().environment(LM, aj.load_problems(str(tmp_path / "0.jsonl")), ["all"], completions=1))
     np.testing.assert_array_equal(again, digests[0])
 
 
 def test_questions_are_asked_in_each_way_and_must_fit(tmp_path: Path) -> None:
     found = aj.load_problems(write(tmp_path / "some.jsonl", [("A?", "1"), ("B?", "2")]))
-    both = environment_of(LM, found, ["all", "none"], config(), completions=1)
+    both = config().environment(LM, found, ["all", "none"], completions=1)
     assert [(question.problem.answer, question.cot) for question in both.questions] == [
         ("1", True),
         ("2", True),
@@ -65,4 +65,4 @@ def test_questions_are_asked_in_each_way_and_must_fit(tmp_path: Path) -> None:
         ("2", False),
     ]
     with pytest.raises(ValueError, match="token budget of 1024 do not fit the model's context of 1024"):
-        environment_of(LM, found, ["all"], TransferConfig(budget=(1024,)), completions=1)
+        TransferConfig(budget=(1024,)).environment(LM, found, ["all"], completions=1)

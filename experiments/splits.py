@@ -1,0 +1,100 @@
+"""Which problems an experiment evaluates, watches, trains on and shows as examples."""
+
+import functools
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_jax.tasks.loading import generated, load_problems
+from adaptive_jax.tasks.problem import Problem, normalise_question, shared
+from experiments.asking import AskingConfig
+from experiments.common import Splits
+
+log = logging.getLogger(__name__)
+
+
+def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
+    """The problems of an experiment, which ask for programs or for answers in boxes.
+
+    Raises:
+        ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
+    """
+    trained = config.train_limit or (64 if config.slow else 512)
+    watched = max(trained // 4, 1)
+    last, shown = config.skip + config.limit, config.examples
+    if generated(config.dataset) and config.train_dataset is None:
+        test = load_problems(config.dataset, split="test", limit=last)[config.skip :]
+        check_kind(f"--dataset {config.dataset}", test, programs=programs)
+        validation = load_problems(config.dataset, split="validation", limit=watched)
+        train = load_problems(config.dataset, split="train", limit=shown + trained)
+        return Splits(test, validation, train[shown:], examples=train[:shown])
+    load = functools.partial(load_problems, skip_bad=config.skip_bad, answered=config.reward is None)
+    problems = load(config.dataset, split="test", limit=last if generated(config.dataset) else None)
+    test = problems[config.skip : last]
+    if config.train_dataset is not None:
+        most = shown + watched + trained if generated(config.train_dataset) else None
+        others = load(config.train_dataset, split="train", limit=most)
+    elif Path(config.dataset).suffix:
+        others = problems[last:]
+    else:
+        try:
+            others = load(config.dataset, split="train")
+        except ValueError as error:
+            raise ValueError(f"{error}; give --train-dataset") from error
+    check_kind(f"--dataset {config.dataset}", (*problems, *others), programs=programs)
+    held_out = {normalise_question(problem.question) for problem in test}
+    unique: dict[str, Problem] = {}
+    for problem in others:
+        text = normalise_question(problem.question)
+        if text not in held_out:
+            unique.setdefault(text, problem)
+    if len(unique) < len(others):
+        log.info("%d training problems are repeated or also to be evaluated; left out", len(others) - len(unique))
+    examples, others = list(unique.values())[:shown], list(unique.values())[shown:]
+    watched = min(watched, len(others) // 4)
+    if watched == 0:
+        raise ValueError(
+            f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
+            "on: lower --limit, or give --train-dataset"
+        )
+    return Splits(test, others[:watched], others[watched : watched + trained], examples)
+
+
+def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:
+    """Raises ValueError, naming the flag, where problems ask for programs and `programs` is not set, or the other way round."""
+    if any((problem.kind == "code") != programs for problem in problems):
+        held, asked = "programming problems", "answers in \\boxed{}: use code_sequence"
+        if programs:
+            held, asked = "problems that ask for an answer", "programs: use math_sequence or math_token"
+        raise ValueError(f"{flag} holds {held}, and this experiment asks for {asked}")
+
+
+@dataclass(frozen=True)
+class TransferConfig(AskingConfig):
+    """Flags of every experiment that evaluates on other problems, too.
+
+    Attributes:
+        eval_dataset: problems of another distribution, a name or a file, that the same adapters are evaluated on too.
+    """
+
+    eval_dataset: str | None = None
+
+
+def parts_of(config: TransferConfig, splits: Splits, *, programs: bool = False) -> dict[str, list[Problem]]:
+    """The problems of an experiment by their name: "training", "validation", and the data sets that are evaluated.
+
+    Raises:
+        ValueError: --eval-dataset is --dataset, or holds problems of the other kind, or some that are trained on.
+    """
+    parts = {"training": splits.train, "validation": splits.validation, config.dataset: splits.test}
+    if config.eval_dataset is None:
+        return parts
+    name = config.eval_dataset
+    if name in parts:
+        raise ValueError(f"--eval-dataset {name} is --dataset, which is evaluated anyway: give another one")
+    found = load_problems(name, limit=config.limit, skip_bad=config.skip_bad, answered=config.reward is None)
+    check_kind(f"--eval-dataset {name}", found, programs=programs)
+    if seen := shared(found, [*splits.train, *splits.validation]):
+        raise ValueError(f"--eval-dataset {name} shares {len(seen)} problems with those trained on: give another one")
+    return parts | {name: found}
