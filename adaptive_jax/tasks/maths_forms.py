@@ -188,7 +188,7 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{above}}}{{{10 ** len(head) * (10 ** len(tail) - 1)}}}"
 
 
-def _closing(text: str, start: int) -> int | None:
+def closing(text: str, start: int) -> int | None:
     """Where the bracket that opens at `start` closes."""
     opening, closing, depth, index = text[start], _PAIRS[text[start]], 0, start
     while index < len(text):
@@ -209,7 +209,7 @@ def _braced(text: str) -> str:
         head, end, arguments = match[0], match.end(), []
         if root:
             head = r"\sqrt[3]" if root == "cbrt" else r"\sqrt"
-            if root == "sqrt" and text[end : end + 1] == "[" and (close := _closing(text, end)):
+            if root == "sqrt" and text[end : end + 1] == "[" and (close := closing(text, end)):
                 head, end = head + text[end : close + 1], close + 1
         for _ in range(2 if fraction else 1):
             argument = _argument(text, end, plain=root in ("root", "cbrt"), brackets=bool(root or power), digits=bool(power))
@@ -233,12 +233,12 @@ def _argument(text: str, start: int, plain: bool, brackets: bool, digits: bool) 
     if start == len(text):
         return None
     if text[start] == "{" or (brackets and text[start] == "("):
-        close = _closing(text, start)
+        close = closing(text, start)
         return None if close is None else (text[start + 1 : close], close + 1)
     if command := _COMMAND.match(text, start):
         end = command.end()
         while text[end : end + 1] in ("{", "[") and command[0] in (r"\sqrt", r"\frac", r"\binom", r"\text", r"\mathrm"):
-            close = _closing(text, end)
+            close = closing(text, end)
             if close is None:
                 return None
             end = close + 1
