@@ -270,18 +270,18 @@ def train_stage(
     settings: TrainSettings,
     config: TrainingConfig,
     *,
-    usable: np.ndarray,
-    measure: Callable[[TrainState], Metrics],
+    validation: Environment,
+    labels: Metrics,
 ) -> tuple[TokenAdapter, list[Metrics]]:
-    """The training of one adapter as a stage of a run, with checkpoints: the trained adapter, and the metrics of all updates.
+    """The training of one adapter as a stage of a run, with checkpoints: the state that validated best, and all metrics.
 
     Args:
         run: the run; the stage can be stopped.
         name: of the stage, also on the progress line.
-        environment, settings, usable: see `train`.
+        environment, settings, validation: see `train`.
         adapter: where to start.
         config: how often to save, and what may differ from an earlier process of this run.
-        measure: further metrics of a state, after each update.
+        labels: go with the metrics of every update.
 
     Raises:
         FingerprintMismatch: the checkpoint foresaw other questions, budgets or keys than now follow from the settings.
@@ -293,20 +293,20 @@ def train_stage(
         run.stop.check()
 
     def steps(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
-        foreseen = upcoming(usable, settings, state.update)
+        foreseen = upcoming(len(environment), settings, state.update)
         if not config.allow_changed and not np.array_equal(state.upcoming, foreseen):
             raise FingerprintMismatch(
                 f"{name}: update {state.update + 1} would draw other questions, budgets or keys than before"
             )
         with Progress(name, settings.updates, run.stop) as progress:
             progress.at_least(state.update)
-            for reached, metrics in train(environment, state, settings, usable=usable, on_progress=pause):
-                yield reached, measure(reached) | metrics
+            for reached, metrics in train(environment, state, settings, validation=validation, on_progress=pause):
+                yield reached, labels | metrics
                 progress.at_least(reached.update, f"reward {metrics['reward']:.2f}")
 
-    start = first_state(adapter, settings, usable)
+    start = first_state(adapter, settings, len(environment))
     state, curve = run.loop(name, start, steps, every=config.checkpoint_every)
-    return state.adapter, curve
+    return state.best, curve
 
 
 def fork_schedule(lm: LM) -> TokenSchedule:

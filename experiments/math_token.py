@@ -30,14 +30,13 @@ from adaptive_jax.evaluation.tables import paper_values, pass_table
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
-from adaptive_jax.learning.train import TrainSettings, TrainState, collect, usable_questions
-from adaptive_jax.parallel import by_chief, share, total
+from adaptive_jax.learning.train import TrainSettings
+from adaptive_jax.parallel import by_chief, share
 from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
-from adaptive_jax.runs.stopping import Stop
 from experiments.asking import asked_digest
 from experiments.common import (
     Progress,
@@ -131,6 +130,7 @@ class MathToken(TrainingConfig, TransferConfig):
             rule=rule,
             samples=self.samples,
             rows=self.rows,
+            validate_every=self.validate_every,
             seed=seed,
         )
 
@@ -179,12 +179,11 @@ class Comparison:
         resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
         run.log(event="settings", questions=sizes, training=len(self._training), validation=len(self._validation), **resolved)
         self._baselines()
-        usable = {seed: opening_pass(self._training, config, seed, run) for seed in config.training_seeds}
         curves: dict[str, list[Metrics]] = {}
         for method, (name, _, _) in ADAPTERS.items():
             scores = []
             for seed in config.training_seeds:
-                adapter, curve = train_adapter(self._training, self._validation, config, method, seed, usable[seed], run)
+                adapter, curve = train_adapter(self._training, self._validation, config, method, seed, run)
                 curves.setdefault(name, curve)
                 scores.append(self._scores(f"{name}, seed {seed}", adapter))
             self._add(name, scores)
@@ -296,30 +295,6 @@ def score(
     return scores
 
 
-def opening_pass(training: Environment, config: MathToken, seed: int, run: RunDirectory) -> np.ndarray:
-    """The training questions that carry a signal, found by one pass of a uniform policy; counted in the log.
-
-    Where none does, all of them: the run goes on, and later draws may still find a signal.
-    """
-    uniform = untrained(training, "entropy", config, seed)
-    settings, label = config.settings(seed), f"opening pass, seed {seed}"
-
-    def compute() -> dict[str, np.ndarray]:
-        with Progress(label, len(training) * settings.filter_completions, run.stop) as progress:
-            usable = usable_questions(training, uniform, settings, on_progress=progress.at_least)
-        run.log(event="prompt filter", seed=seed, questions=len(training), usable=len(usable))
-        return {"usable": usable}
-
-    usable = run.stage(label, compute)["usable"]
-    log.info("seed %d: %d of %d training questions carry a signal", seed, len(usable), len(training))
-    if len(usable) == 0:
-        log.warning(
-            "no training question was solved sometimes but not always: training on all of them, with little to learn from"
-        )
-        return np.arange(len(training))
-    return usable
-
-
 def untrained(training: Environment, inputs: Inputs, config: MathToken, seed: int) -> TokenAdapter:
     """The adapter that a training starts from."""
     actions, scale = SamplingParams.stack(config.action_set), max(config.budgets)
@@ -332,18 +307,11 @@ def train_adapter(
     config: MathToken,
     method: str,
     seed: int,
-    usable: np.ndarray,
     run: RunDirectory,
 ) -> tuple[TokenAdapter, list[Metrics]]:
     """One adapter trained and saved, and its metrics per update."""
     name, inputs, rule = ADAPTERS[method]
     settings = config.settings(seed, rule)
-
-    def measure(state: TrainState) -> Metrics:
-        due = state.update % config.validate_every == 0 or state.update in (1, settings.updates)
-        validated = {"validation_reward": validate(validation, state.adapter, settings, run.stop)} if due else {}
-        return {"method": method, "seed": seed} | validated
-
     adapter, curve = train_stage(
         run,
         f"training {name}, seed {seed}",
@@ -351,21 +319,11 @@ def train_adapter(
         untrained(training, inputs, config, seed),
         settings,
         config,
-        usable=usable,
-        measure=measure,
+        validation=validation,
+        labels={"method": method, "seed": seed},
     )
     by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter, curve
-
-
-def validate(environment: Environment, adapter: TokenAdapter, settings: TrainSettings, stop: Stop) -> float:
-    """Mean reward on the validation questions, the budgets in turn, with the same draws at every validation."""
-    budgets = np.resize(settings.budgets, len(environment))
-    asked = np.arange(len(environment))
-    once = dataclasses.replace(settings, completions=1)
-    _, rewards, valid = collect(environment, adapter, once, asked, budgets, update=0, on_progress=lambda _: stop.check())
-    solved, known = total(np.array([(rewards * valid).sum(), valid.sum()], float))
-    return float(solved / max(known, 1))
 
 
 if __name__ == "__main__":

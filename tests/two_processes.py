@@ -23,7 +23,7 @@ parallel.HEARTBEAT_SECONDS = 10
 def train_and_evaluate(path: Path, updates: int) -> None:
     """A run whose questions and completions are divided unevenly among the processes, in three stages."""
     from adaptive_jax.evaluation.evaluate import evaluate
-    from adaptive_jax.learning.train import TrainSettings, first_state, train, usable_questions
+    from adaptive_jax.learning.train import TrainSettings, first_state, train
     from adaptive_jax.policies.fixed import static
     from adaptive_jax.policies.token import token_adapter
     from adaptive_jax.runs.adapters import save_adapter
@@ -37,16 +37,19 @@ def train_and_evaluate(path: Path, updates: int) -> None:
     run = RunDirectory(path, settings, {"experiment": "two processes"}, resume=True)
     with run.stop:
         adapter = token_adapter(2, width=16, budget_scale=6)
-        usable = run.stage("opening", lambda: {"usable": usable_questions(environment, adapter, settings)})["usable"]
-        start = first_state(adapter, settings, usable)
-        state, curve = run.loop("training", start, lambda state: train(environment, state, settings, usable=usable), every=1)
+        start = first_state(adapter, settings, len(environment))
+        watched = GreedyPath(7)
+        watched.lm = environment.lm
+        state, curve = run.loop(
+            "training", start, lambda state: train(environment, state, settings, validation=watched), every=1
+        )
         parallel.by_chief(lambda: save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter))
         found = {}
         for name, policy in (("adapter", state.adapter), ("static", static(1.0))):
             scores = evaluate(environment, policy, (3, 6), key=jax.random.key(1), completions=2, rows=12)
             found[name] = {field: np.asarray(value).tolist() for field, value in vars(scores).items()}
         (path / f"preferences-{jax.process_index()}.json").write_text(json.dumps(follow_preferences()))
-        run.write_json("results.json", {"scores": found, "usable": usable, "rewards": [line["reward"] for line in curve]})
+        run.write_json("results.json", {"scores": found, "rewards": [line["reward"] for line in curve]})
     run.close()
 
 

@@ -21,10 +21,9 @@ from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.environment import Environment
-from adaptive_jax.learning.filter import has_signal
 from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
 from adaptive_jax.learning.reinforce import pad_decisions, pass_advantages, reinforce_update
-from adaptive_jax.parallel import Lanes, gather, rows_here, share, total
+from adaptive_jax.parallel import Lanes, rows_here, share, total
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics
 from adaptive_jax.runs.records import tree_digest
@@ -46,7 +45,7 @@ class TrainSettings:
         rule: "reinforce", or "lpo": preferences between the best and the worst completion of each prompt.
         samples: B; the reward that reinforce follows is Pass@B of a prompt's completions, B at most G - 1.
         beta: how far preferences move the policy (lpo).
-        filter_completions: completions per prompt of the opening pass that finds prompts without signal; 0 skips it.
+        validate_every: updates between two validations; the last update is validated, too.
         max_skipped: updates in a row that may be skipped for a reward, feature, loss or gradient that is not finite.
         rows: how many completions are decoded side by side.
         seed: fixes the prompts, the budgets and every draw.
@@ -61,7 +60,7 @@ class TrainSettings:
     rule: Rule = "reinforce"
     samples: int = 1
     beta: float = 0.1
-    filter_completions: int = 4
+    validate_every: int = 10
     max_skipped: int = 5
     rows: int = 128
     seed: int = 0
@@ -93,6 +92,8 @@ class TrainState:
         update: how many updates are done.
         skipped: how many of them were skipped in a row, up to the last.
         total_skipped: how many were skipped at all.
+        best: the policy that validated best so far; without validation problems, the policy as it is.
+        best_reward: what it validated at; -inf before the first validation.
         upcoming: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and its key.
             It follows from the settings and is here to be compared.
     """
@@ -102,28 +103,31 @@ class TrainState:
     update: int
     skipped: int
     total_skipped: int
+    best: TokenAdapter
+    best_reward: np.ndarray
     upcoming: np.ndarray
 
 
-def first_state(adapter: TokenAdapter, settings: TrainSettings, usable: np.ndarray) -> TrainState:
-    """Before the first update; `usable` as in `train`.
+def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) -> TrainState:
+    """Before the first update of a training on so many questions.
 
     Raises:
-        ValueError: no usable question, fewer than 2 completions per prompt, or not more of them than the reward's samples.
+        ValueError: no question, fewer than 2 completions per prompt, or not more of them than the reward's samples.
     """
-    if len(usable) == 0:
-        raise ValueError("no question carries a signal: every one is always or never solved at these budgets")
+    if questions < 1:
+        raise ValueError("there are no questions to train on")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
     if not 1 <= settings.samples < settings.completions:
         raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
     opt_state = _adam(settings.learning_rate).init(adapter.params)
-    return TrainState(adapter, opt_state, 0, 0, 0, upcoming(usable, settings, 0))
+    nothing = np.array(-np.inf)
+    return TrainState(adapter, opt_state, 0, 0, 0, adapter, nothing, upcoming(questions, settings, 0))
 
 
-def upcoming(usable: np.ndarray, settings: TrainSettings, update: int) -> np.ndarray:
+def upcoming(questions: int, settings: TrainSettings, update: int) -> np.ndarray:
     """What an update draws, as a digest (`TrainState.upcoming`), after `update` updates."""
-    asked, budgets = draw_questions(usable, settings, update + 1)
+    asked, budgets = draw_questions(questions, settings, update + 1)
     drawn = (asked, budgets, jax.random.key_data(_key(settings, update + 1)))
     return np.frombuffer(bytes.fromhex(tree_digest(drawn)), np.uint8)
 
@@ -133,7 +137,7 @@ def train(
     state: TrainState,
     settings: TrainSettings,
     *,
-    usable: np.ndarray,
+    validation: Environment | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Train an adapter; yields the state after every update, with the update's metrics.
@@ -142,7 +146,8 @@ def train(
         environment: the training questions.
         state: where to start: `first_state`, or a later one, from which the same states follow as before.
         settings: see `TrainSettings`.
-        usable: int [U], indices of the questions to train on, at least one (see `usable_questions`).
+        validation: questions to choose the best state by, see `TrainState.best`; the first update, every `validate_every`-th
+            and the last are validated, and their metrics have "validation_reward".
         on_progress: called now and then during an update, with the number of its completions that have ended.
 
     Raises:
@@ -152,7 +157,7 @@ def train(
     """
     optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
-        asked, budgets = draw_questions(usable, settings, update)
+        asked, budgets = draw_questions(len(environment), settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
         check_binary(rewards[valid], settings.samples)
         completion, step = np.nonzero(trajectory.decisions)
@@ -184,13 +189,23 @@ def train(
                     "Lower the learning rate, or look at the features and rewards",
                     _batch(trajectory, asked[own], budgets[own], rewards, valid),
                 )
+        best, best_reward, validated = adapter, state.best_reward, {}
+        if validation is not None:
+            best = state.best
+            if update % settings.validate_every == 0 or update in (1, settings.updates):
+                reward = validate(validation, adapter, settings, on_progress)
+                validated = {"validation_reward": reward}
+                if reward >= best_reward:
+                    best, best_reward = adapter, np.array(reward)
         state = TrainState(
             adapter,
             opt_state,
             update,
             skipped=skipped if bad else 0,
             total_skipped=state.total_skipped + bool(bad),
-            upcoming=upcoming(usable, settings, update),
+            best=best,
+            best_reward=best_reward,
+            upcoming=upcoming(len(environment), settings, update),
         )
         counted = {
             "reward": (rewards * valid).sum(),
@@ -212,6 +227,7 @@ def train(
                 "new_tokens": sums["new_tokens"] / sums["completions"],
                 "useful_row_steps": sums["new_tokens"] / sums["row_steps"],
                 **{name: np.asarray(value).tolist() for name, value in metrics.items()},
+                **validated,
                 "applied": not bad,
             },
         )
@@ -242,34 +258,35 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)
 
 
-def usable_questions(
+def validate(
     environment: Environment,
     policy: Policy,
     settings: TrainSettings,
     on_progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """int [U], the questions whose rewards carry a signal under an (untrained, hence uniform) policy: the opening pass.
+) -> float:
+    """Pass@B of a policy, B the reward's samples, from at least 4 completions per question; the budgets take turns.
 
-    Each question is tried `filter_completions` times at a budget of its own draw, with draws that training does not use.
+    Every call has the same draws, which no update has.
     """
-    count = len(environment)
-    if settings.filter_completions == 0:
-        return np.arange(count)
-    budgets = np.random.default_rng([settings.seed, 0]).choice(settings.budgets, count)
-    opening = dataclasses.replace(settings, completions=settings.filter_completions)
-    _, rewards, valid = collect(environment, policy, opening, np.arange(count), budgets, 0, on_progress)
-    return np.flatnonzero(has_signal(gather(rewards, count), gather(valid, count)))
+    asked = np.arange(len(environment))
+    budgets, tries = np.resize(settings.budgets, len(asked)), -(-4 // settings.samples)
+    several = dataclasses.replace(settings, completions=tries * settings.samples)
+    _, *found = collect(environment, policy, several, asked, budgets, 0, on_progress)
+    rewards, valid = (array.reshape(len(array), tries, settings.samples) for array in found)
+    solved, known = (rewards * valid).max(axis=2), valid.all(axis=2)
+    right, count = total(np.array([solved[known].sum(), known.sum()], float))
+    return float(right / max(count, 1))
 
 
-def draw_questions(usable: np.ndarray, settings: TrainSettings, update: int) -> tuple[np.ndarray, np.ndarray]:
-    """The questions of an update, int [N], and their token budgets, int [N].
+def draw_questions(questions: int, settings: TrainSettings, update: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of so many questions those of an update, int [N], and their token budgets, int [N].
 
     Questions come in a new random order every epoch; an epoch's end and the next one's start may share an update.
     """
     places = np.arange((update - 1) * settings.prompts, update * settings.prompts)
-    epochs = np.unique(places // len(usable))
-    orders = {e: np.random.default_rng([settings.seed, 1, e]).permutation(usable) for e in epochs}
-    asked = np.array([orders[p // len(usable)][p % len(usable)] for p in places])
+    epochs = np.unique(places // questions)
+    orders = {e: np.random.default_rng([settings.seed, 1, e]).permutation(questions) for e in epochs}
+    asked = np.array([orders[p // questions][p % questions] for p in places])
     return asked, np.random.default_rng([settings.seed, 2, update]).choice(settings.budgets, len(asked))
 
 

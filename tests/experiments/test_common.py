@@ -1,8 +1,6 @@
 """What experiments share: held-out problems stay out of training, and runs end in good order, whatever ends them."""
 
 import dataclasses
-import itertools
-import json
 import os
 import signal
 import time
@@ -19,87 +17,10 @@ from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, code_fingerprint
 from adaptive_jax.runs.records import NotWritten, tree_digest, write_record
-from adaptive_jax.tasks.problem import shared
 from experiments import common
-from experiments.common import Config, Progress, Splits, TrainingConfig, fingerprint_of, load_splits, open_run, train_stage
+from experiments.common import Config, Progress, Splits, TrainingConfig, fingerprint_of, open_run, train_stage
 from tests.learning.questions import GreedyPath
 from tests.policies.adapters import small_adapter
-
-
-def write(path: Path, questions: list[str]) -> str:
-    path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in questions))
-    return str(path)
-
-
-def texts(splits: Splits) -> list[list[str]]:
-    return [[problem.question for problem in part] for part in (splits.test, splits.validation, splits.train)]
-
-
-def assert_disjoint(splits: Splits) -> None:
-    for left, right in itertools.combinations((splits.test, splits.validation, splits.train), 2):
-        assert shared(left, right) == []
-        assert not {problem.id for problem in left} & {problem.id for problem in right}
-
-
-def test_the_embedded_task_is_divided_by_its_splits() -> None:
-    splits = load_splits(Config(limit=300, train_limit=200))
-    assert [len(part) for part in texts(splits)] == [300, 50, 200]
-    assert_disjoint(splits)
-
-
-def test_a_file_is_divided(tmp_path: Path) -> None:
-    file = write(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(30)])
-    splits = load_splits(Config(dataset=file, limit=10, train_limit=8))
-    test, validation, train = texts(splits)
-    assert test == [f"Question {n}?" for n in range(10)]
-    assert len(validation) == 2
-    assert len(train) == 8
-    assert_disjoint(splits)
-
-
-def test_problems_that_are_passed_over_are_in_no_part(tmp_path: Path) -> None:
-    every = load_splits(Config(limit=50, train_limit=200))
-    later = load_splits(Config(limit=20, skip=30, train_limit=200))
-    assert texts(later) == [texts(every)[0][30:], *texts(every)[1:]]
-    file = write(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(30)])
-    test, validation, train = texts(load_splits(Config(dataset=file, limit=5, skip=7, train_limit=10)))
-    assert test == [f"Question {n}?" for n in range(7, 12)]
-    assert validation + train == [f"Question {n}?" for n in range(12, 24)]
-
-
-@pytest.mark.parametrize("own_file", [False, True])
-def test_what_is_evaluated_is_never_trained_on(tmp_path: Path, own_file: bool) -> None:
-    """Questions that come again, in another case or with other white space, are left out of training."""
-    test = [f"Question {n}?" for n in range(6)]
-    others = ["QUESTION  3?", *[f"Other {n}?" for n in range(8)], " question 5?\n"]
-    if own_file:
-        dataset, train_dataset = write(tmp_path / "test.jsonl", test), write(tmp_path / "train.jsonl", others)
-    else:
-        dataset, train_dataset = write(tmp_path / "all.jsonl", test + others), None
-    splits = load_splits(Config(dataset=dataset, train_dataset=train_dataset, limit=6))
-    found, validation, train = texts(splits)
-    assert found == test
-    assert sorted(validation + train) == [f"Other {n}?" for n in range(8)]
-    assert_disjoint(splits)
-
-
-def test_a_question_that_comes_twice_is_not_in_two_parts(tmp_path: Path) -> None:
-    file = write(tmp_path / "some.jsonl", [f"Question {n % 12}?" for n in range(36)])
-    assert_disjoint(load_splits(Config(dataset=file, limit=4)))
-
-
-def test_malformed_rows_stop_a_run_unless_they_may_be_skipped(tmp_path: Path) -> None:
-    file = write(tmp_path / "some.jsonl", ["first?", " ", *[f"Question {n}?" for n in range(9)]])
-    with pytest.raises(ValueError, match=r"some.jsonl, line 2: .*blank.*--skip-bad"):
-        load_splits(Config(dataset=file, limit=4))
-    assert texts(load_splits(Config(dataset=file, limit=4, skip_bad=True)))[0][:2] == ["first?", "Question 0?"]
-
-
-@pytest.mark.parametrize("count", [1, 8, 11])
-def test_too_few_problems_to_train_on(tmp_path: Path, count: int) -> None:
-    file = write(tmp_path / "few.jsonl", [f"Question {n}?" for n in range(count)])
-    with pytest.raises(ValueError, match=rf"few.jsonl has {count} problems.*--limit 8.*lower --limit"):
-        load_splits(Config(dataset=file, limit=8))
 
 
 def test_budgets() -> None:
@@ -111,7 +32,7 @@ def test_budgets() -> None:
 # How a run ends
 
 
-NOTHING = Splits([], [], [])
+NOTHING = Splits([], [], [], [])
 
 
 @pytest.fixture
@@ -189,13 +110,9 @@ SETTINGS = TrainSettings(updates=2, prompts=2, completions=4, budgets=(4,), rows
 
 
 def trained(config: TrainingConfig) -> tuple[TokenAdapter, list[Metrics]]:
-    run, every = RunDirectory(config.run_dir, config, {}), np.arange(5)
-
-    def measure(state: TrainState) -> Metrics:
-        return {"method": "mine", "twice": 2 * state.update}
-
+    run, others = RunDirectory(config.run_dir, config, {}), {"validation": GreedyPath(3), "labels": {"method": "mine"}}
     try:
-        return train_stage(run, "training", GreedyPath(5), small_adapter(2), SETTINGS, config, usable=every, measure=measure)
+        return train_stage(run, "training", GreedyPath(5), small_adapter(2), SETTINGS, config, **others)
     finally:
         run.close()
 
@@ -206,7 +123,7 @@ def counted(
     """In place of `train`: counts updates, and learns nothing."""
     for update in range(state.update + 1, settings.updates + 1):
         yield (
-            state.replace(update=update, upcoming=upcoming(others["usable"], settings, update)),
+            state.replace(update=update, upcoming=upcoming(len(environment), settings, update)),
             {"update": update, "reward": 0},
         )
 
@@ -217,7 +134,7 @@ def test_a_training_stage_refuses_a_checkpoint_that_foresaw_other_draws(
     """Such as after another version of NumPy, whose streams may differ: the fingerprint names that, and this sees it."""
     monkeypatch.setattr(common, "train", counted)
     adapter, curve = trained(config)
-    assert [(line["method"], line["update"], line["twice"]) for line in curve] == [("mine", 1, 2), ("mine", 2, 4)]
+    assert [(line["method"], line["update"]) for line in curve] == [("mine", 1), ("mine", 2)]
     again, lines = trained(config)
     assert lines == curve
     assert tree_digest(again) == tree_digest(adapter)

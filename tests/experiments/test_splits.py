@@ -1,5 +1,6 @@
-"""Problems of another distribution: none that is trained on, none of another kind, and told apart from others."""
+"""Held-out problems stay out of training, those of --eval-dataset too; each part of an experiment is what its flags say."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
+from adaptive_jax.tasks.problem import shared
 from experiments.asking import asked_digest
+from experiments.common import Splits
 from experiments.splits import TransferConfig, load_splits, parts_of
 
 LM = aj.load_lm("tiny")
@@ -66,3 +69,100 @@ def test_questions_are_asked_in_each_way_and_must_fit(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="token budget of 1024 do not fit the model's context of 1024"):
         TransferConfig(budget=(1024,)).environment(LM, found, ["all"], completions=1)
+
+
+# How problems are divided
+
+
+def asked(path: Path, questions: list[str]) -> str:
+    path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in questions))
+    return str(path)
+
+
+def texts(splits: Splits) -> list[list[str]]:
+    return [[problem.question for problem in part] for part in (splits.test, splits.validation, splits.train)]
+
+
+def assert_disjoint(splits: Splits) -> None:
+    for left, right in itertools.combinations((splits.test, splits.validation, splits.train), 2):
+        assert shared(left, right) == []
+        assert not {problem.id for problem in left} & {problem.id for problem in right}
+
+
+def test_the_embedded_task_is_divided_by_its_splits() -> None:
+    splits = load_splits(TransferConfig(limit=300, train_limit=200))
+    assert [len(part) for part in texts(splits)] == [300, 50, 200]
+    assert_disjoint(splits)
+
+
+def test_a_file_is_divided(tmp_path: Path) -> None:
+    file = asked(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(30)])
+    splits = load_splits(TransferConfig(dataset=file, limit=10, train_limit=8))
+    test, validation, train = texts(splits)
+    assert test == [f"Question {n}?" for n in range(10)]
+    assert len(validation) == 2
+    assert len(train) == 8
+    assert_disjoint(splits)
+
+
+def test_problems_that_are_passed_over_are_in_no_part(tmp_path: Path) -> None:
+    every = load_splits(TransferConfig(limit=50, train_limit=200))
+    later = load_splits(TransferConfig(limit=20, skip=30, train_limit=200))
+    assert texts(later) == [texts(every)[0][30:], *texts(every)[1:]]
+    file = asked(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(30)])
+    test, validation, train = texts(load_splits(TransferConfig(dataset=file, limit=5, skip=7, train_limit=10)))
+    assert test == [f"Question {n}?" for n in range(7, 12)]
+    assert validation + train == [f"Question {n}?" for n in range(12, 24)]
+
+
+@pytest.mark.parametrize("own_file", [False, True])
+def test_what_is_evaluated_is_never_trained_on(tmp_path: Path, own_file: bool) -> None:
+    """Questions that come again, in another case or with other white space, are left out of training."""
+    test = [f"Question {n}?" for n in range(6)]
+    others = ["QUESTION  3?", *[f"Other {n}?" for n in range(8)], " question 5?\n"]
+    if own_file:
+        dataset, train_dataset = asked(tmp_path / "test.jsonl", test), asked(tmp_path / "train.jsonl", others)
+    else:
+        dataset, train_dataset = asked(tmp_path / "all.jsonl", test + others), None
+    splits = load_splits(TransferConfig(dataset=dataset, train_dataset=train_dataset, limit=6))
+    found, validation, train = texts(splits)
+    assert found == test
+    assert sorted(validation + train) == [f"Other {n}?" for n in range(8)]
+    assert_disjoint(splits)
+
+
+def test_a_question_that_comes_twice_is_not_in_two_parts(tmp_path: Path) -> None:
+    file = asked(tmp_path / "some.jsonl", [f"Question {n % 12}?" for n in range(36)])
+    assert_disjoint(load_splits(TransferConfig(dataset=file, limit=4)))
+
+
+def test_malformed_rows_stop_a_run_unless_they_may_be_skipped(tmp_path: Path) -> None:
+    file = asked(tmp_path / "some.jsonl", ["first?", " ", *[f"Question {n}?" for n in range(9)]])
+    with pytest.raises(ValueError, match=r"some.jsonl, line 2: .*blank.*--skip-bad"):
+        load_splits(TransferConfig(dataset=file, limit=4))
+    assert texts(load_splits(TransferConfig(dataset=file, limit=4, skip_bad=True)))[0][:2] == ["first?", "Question 0?"]
+
+
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_too_few_problems_to_train_on(tmp_path: Path, count: int) -> None:
+    file = asked(tmp_path / "few.jsonl", [f"Question {n}?" for n in range(count)])
+    with pytest.raises(ValueError, match=rf"few.jsonl has {count} problems.*--limit 8.*lower --limit"):
+        load_splits(TransferConfig(dataset=file, limit=8))
+
+
+def test_examples_are_neither_trained_on_nor_evaluated(tmp_path: Path) -> None:
+    for dataset in ("arithmetic", asked(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(40)])):
+        splits = load_splits(TransferConfig(dataset=dataset, limit=6, train_limit=8, examples=3))
+        assert [len(part) for part in (splits.examples, splits.train, splits.test)] == [3, 8, 6]
+        assert_disjoint(splits)
+        assert not shared(splits.examples, splits.test + splits.validation + splits.train)
+
+
+def test_answers_are_not_needed_where_a_reward_judges(tmp_path: Path) -> None:
+    file = tmp_path / "open.jsonl"
+    file.write_text("".join(json.dumps({"question": f"Write {n} words."}) + "\n" for n in range(20)))
+    (tmp_path / "mine.py").write_text("def reward(problem, text):\n    return 1.0\n")
+    with pytest.raises(ValueError, match="no field 'answer'"):
+        load_splits(TransferConfig(dataset=str(file), limit=4))
+    splits = load_splits(TransferConfig(dataset=str(file), limit=4, reward=f"{tmp_path}/mine.py:reward"))
+    assert [problem.answer for problem in splits.test] == [""] * 4

@@ -20,7 +20,7 @@ from adaptive_jax.learning.train import (
     draw_questions,
     first_state,
     train,
-    usable_questions,
+    validate,
 )
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.directory import Metrics
@@ -40,10 +40,10 @@ def untrained() -> TokenAdapter:
 
 
 def trained(
-    environment: Any, settings: TrainSettings, usable: np.ndarray = EVERY, state: TrainState | None = None
+    environment: Any, settings: TrainSettings, state: TrainState | None = None, validation: Any = None
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Training from the start, or from `state` on."""
-    return train(environment, state or first_state(untrained(), settings, usable), settings, usable=usable)
+    return train(environment, state or first_state(untrained(), settings, 12), settings, validation=validation)
 
 
 def bits(state: TrainState) -> dict[str, bytes]:
@@ -118,7 +118,7 @@ def test_learns_which_action_is_right_by_preferences_and_by_pass_at_b(changes: d
 def test_the_rewards_samples_need_as_many_other_completions() -> None:
     for samples in (0, 8):
         with pytest.raises(ValueError, match=f"samples is {samples}: give 1 to 7"):
-            first_state(untrained(), dataclasses.replace(SETTINGS, samples=samples), EVERY)
+            first_state(untrained(), dataclasses.replace(SETTINGS, samples=samples), 12)
 
 
 def test_an_update_is_a_function_of_settings_and_number() -> None:
@@ -132,19 +132,44 @@ def test_an_update_is_a_function_of_settings_and_number() -> None:
 
 
 def test_training_goes_on_from_any_state_as_if_nothing_had_happened() -> None:
-    """From its arrays alone, put into a fresh state: optimiser, counters, questions and draws included."""
-    settings = dataclasses.replace(SETTINGS, updates=5, max_skipped=2)
-    whole = list(trained(Failing(bad={2, 3}), settings))
+    """From its arrays alone, put into a fresh state: optimiser, counters, best policy, questions and draws included."""
+    settings = dataclasses.replace(SETTINGS, updates=5, max_skipped=2, validate_every=2)
+    watched = GreedyPath(5)
+    whole = list(trained(Failing(bad={2, 3}), settings, validation=watched))
     assert [state.update for state, _ in whole] == [1, 2, 3, 4, 5]
     assert [(state.skipped, state.total_skipped) for state, _ in whole] == [(0, 0), (1, 1), (2, 2), (0, 2), (0, 2)]
-    fresh = first_state(untrained(), settings, EVERY)
+    fresh = first_state(untrained(), settings, 12)
     assert len({state.upcoming.tobytes() for state, _ in [*whole, (fresh, {})]}) == 6
     for done in (1, 3, 5):
         start = replace_leaves(fresh, named_leaves(whole[done - 1][0]))
         environment = Failing(bad={2 - done, 3 - done})
-        for (left, metrics), (right, same) in zip(trained(environment, settings, state=start), whole[done:], strict=True):
+        resumed = trained(environment, settings, start, watched)
+        for (left, metrics), (right, same) in zip(resumed, whole[done:], strict=True):
             assert bits(left) == bits(right)
             np.testing.assert_equal(metrics, same)
+
+
+def test_the_policy_that_validated_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the validated ones only, the later of two that are level, and bit for bit; without validation the last one."""
+    rewards = iter([0.3, 0.5, 0.5, 0.4])  # after updates 1, 2, 4, 5
+    monkeypatch.setattr("adaptive_jax.learning.train.validate", lambda *_: next(rewards))
+    settings = dataclasses.replace(SETTINGS, updates=5, validate_every=2)
+    states, history = zip(*trained(ENVIRONMENT, settings, validation=ENVIRONMENT), strict=True)
+    assert [metrics.get("validation_reward") for metrics in history] == [0.3, 0.5, None, 0.5, 0.4]
+    assert [float(state.best_reward) for state in states] == [0.3, 0.5, 0.5, 0.5, 0.5]
+    for state, best in zip(states, (0, 1, 1, 3, 3), strict=True):
+        assert weights(state.best) == weights(states[best].adapter)
+    state, metrics = next(trained(ENVIRONMENT, settings))
+    assert weights(state.best) == weights(state.adapter)
+    assert "validation_reward" not in metrics
+
+
+def test_validation_is_pass_at_b_of_what_is_known() -> None:
+    """4 completions per question: the first `right` of them are right, and a pair with one that is unknown does not count."""
+    environment = Scripted(right=[0, 1, 2, 3, 4, 4], known=[4, 4, 4, 4, 4, 3], completions=4)
+    assert validate(environment, untrained(), SETTINGS) == pytest.approx((1 + 2 + 3 + 4 + 3) / 23)
+    pairs = validate(environment, untrained(), dataclasses.replace(SETTINGS, samples=2))
+    assert pairs == pytest.approx((0 + 1 + 1 + 2 + 2 + 1) / 11)
 
 
 def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +185,7 @@ def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: p
     monkeypatch.setattr("adaptive_jax.learning.train.reinforce_update", spy)
     assert len(list(trained(environment, settings))) == len(made) == 3
     for update, (policy, batch, bonus) in enumerate(made, start=1):
-        asked, budgets = draw_questions(EVERY, settings, update)
+        asked, budgets = draw_questions(12, settings, update)
         trajectory, rewards, valid = collect(environment, policy, settings, asked, budgets, update)
         features = iter(trajectory.features)
         expected = []
@@ -180,7 +205,7 @@ def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: p
 
 
 def test_metrics_describe_the_rollouts() -> None:
-    asked, budgets = draw_questions(EVERY, SETTINGS, 1)
+    asked, budgets = draw_questions(12, SETTINGS, 1)
     trajectory, rewards, valid = collect(ENVIRONMENT, untrained(), SETTINGS, asked, budgets, 1)
     np.testing.assert_array_equal(trajectory.budgets, np.repeat(budgets, 8))
     assert rewards.shape == valid.shape == (8, 8)
@@ -243,12 +268,12 @@ def test_what_is_not_finite_stops_the_run(cause: str, named: str, monkeypatch: p
         assert not metrics["applied"]
         assert (state.skipped, metrics["skipped_updates"]) == (count, count)
         counters = {"update": count, "skipped": count, "total_skipped": count, "upcoming": state.upcoming}
-        assert bits(state) == bits(first_state(untrained(), SETTINGS, EVERY).replace(**counters))
+        assert bits(state) == bits(first_state(untrained(), SETTINGS, 12).replace(**counters))
     expected = rf"3 updates in a row were skipped, the last one update 3; not finite: {named}\. Lower the learning rate"
     with pytest.raises(TrainingDiverged, match=expected) as diverged:
         next(run)
     batch = diverged.value.batch
-    asked, budgets = draw_questions(EVERY, SETTINGS, 3)
+    asked, budgets = draw_questions(12, SETTINGS, 3)
     np.testing.assert_array_equal(batch["questions"], asked)
     np.testing.assert_array_equal(batch["budgets"], budgets)
     assert batch["features"].shape == (batch["decisions"].sum(), 4)
@@ -269,54 +294,31 @@ def test_skipped_updates_with_good_ones_between_are_survived(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(
-    ("usable", "changes", "message"),
-    [([], {}, "no question carries a signal"), ([0, 1], {"completions": 1}, "completions is 1.*at least 2")],
+    ("questions", "changes", "message"),
+    [(0, {}, "no questions to train on"), (2, {"completions": 1}, "completions is 1.*at least 2")],
 )
-def test_what_cannot_teach_is_refused(usable: list[int], changes: dict[str, int], message: str) -> None:
+def test_what_cannot_teach_is_refused(questions: int, changes: dict[str, int], message: str) -> None:
     settings = dataclasses.replace(SETTINGS, **changes)
     with pytest.raises(ValueError, match=message):
-        first_state(untrained(), settings, np.array(usable, int))
-
-
-def test_opening_pass_finds_the_questions_that_teach() -> None:
-    right = [0, 1, 8, 7, 4, 4, 8]
-    known = [8, 8, 8, 8, 4, 5, 7]  # of question 4 all known rewards are 1, of 5 not, of 6 all are
-    environment = Scripted(right, known, completions=8)
-    settings = dataclasses.replace(SETTINGS, filter_completions=8)
-    np.testing.assert_array_equal(usable_questions(environment, untrained(), settings), [1, 3, 5])
-
-
-def test_opening_pass_can_be_left_out() -> None:
-    settings = dataclasses.replace(SETTINGS, filter_completions=0)
-    np.testing.assert_array_equal(usable_questions(ENVIRONMENT, untrained(), settings), EVERY)
-
-
-def test_opening_pass_sees_solved_and_unsolved_completions() -> None:
-    """On the counting model itself: with a budget of 1, whoever stops by luck is as right as greedy decoding says."""
-    environment = GreedyPath(30)
-    settings = dataclasses.replace(SETTINGS, budgets=(1,), filter_completions=8)
-    usable = usable_questions(environment, untrained(), settings)
-    assert 0 < len(usable) < 30
-    assert len(set(usable.tolist())) == len(usable)
+        first_state(untrained(), settings, questions)
 
 
 @pytest.mark.parametrize("prompts", [3, 7, 8, 20])
-def test_every_usable_question_comes_once_per_epoch(prompts: int) -> None:
-    usable = np.array([2, 3, 5, 7, 11, 13, 17])
+def test_every_question_comes_once_per_epoch(prompts: int) -> None:
     settings = dataclasses.replace(SETTINGS, prompts=prompts)
-    asked = np.concatenate([draw_questions(usable, settings, update)[0] for update in range(1, 30)])
+    asked = np.concatenate([draw_questions(7, settings, update)[0] for update in range(1, 30)])
     epochs = asked[: len(asked) // 7 * 7].reshape(-1, 7)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(usable, epochs.shape))
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(7), epochs.shape))
     assert len({tuple(epoch) for epoch in epochs}) > len(epochs) / 2
 
 
 def test_questions_and_budgets_depend_on_settings_and_update_only() -> None:
-    drawn = {update: draw_questions(EVERY, SETTINGS, update) for update in range(1, 200)}
+    drawn = {update: draw_questions(12, SETTINGS, update) for update in range(1, 200)}
     for update in (150, 3, 42):
-        for left, right in zip(draw_questions(EVERY, SETTINGS, update), drawn[update], strict=True):
+        for left, right in zip(draw_questions(12, SETTINGS, update), drawn[update], strict=True):
             np.testing.assert_array_equal(left, right)
     budgets = np.concatenate([budgets for _, budgets in drawn.values()])
     assert set(budgets.tolist()) == {3, 5}
     assert abs((budgets == 3).mean() - 0.5) < 4 * 0.5 / np.sqrt(len(budgets))
-    other = draw_questions(EVERY, dataclasses.replace(SETTINGS, seed=9), 1)
+    other = draw_questions(12, dataclasses.replace(SETTINGS, seed=9), 1)
     assert not all(map(np.array_equal, other, drawn[1]))

@@ -20,24 +20,25 @@ from adaptive_jax.runs.adapters import save_adapter
 from adaptive_jax.runs.directory import RunDirectory
 from adaptive_jax.runs.records import named_leaves
 
-SETTINGS = TrainSettings(updates=8, prompts=2, completions=4, budgets=(4,), rows=8)
+SETTINGS = TrainSettings(updates=8, prompts=2, completions=4, budgets=(4,), validate_every=3, rows=8)
 
 
 def work(path: Path) -> None:
     """A run of three stages; which of them there are still to do, the directory says."""
     from tests.learning.questions import GreedyPath  # starts JAX
 
-    environment = GreedyPath(6)
+    environment, validation = GreedyPath(6), GreedyPath(3)
     run = RunDirectory(path, SETTINGS, {"experiment": "killed"}, resume=True)
     adapter = token_adapter(2, width=16, budget_scale=5)
 
     def opening() -> dict[str, np.ndarray]:
         run.log(event="opening")
-        return {"usable": np.array([0, 2, 3, 4, 5])}
+        return {"questions": np.array(len(environment))}
 
-    usable = run.stage("opening", opening)["usable"]
-    start = first_state(adapter, SETTINGS, usable)
-    state, curve = run.loop("training", start, lambda state: train(environment, state, SETTINGS, usable=usable), every=1)
+    start = first_state(adapter, SETTINGS, int(run.stage("opening", opening)["questions"]))
+    state, curve = run.loop(
+        "training", start, lambda state: train(environment, state, SETTINGS, validation=validation), every=1
+    )
     save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter, run.fingerprint)
     arrays = run.stage("closing", lambda: named_leaves(state.adapter.params), given=state.adapter)
     means = {name: array.mean() for name, array in arrays.items()}
