@@ -5,17 +5,20 @@ here, by the rule of CodeContests (arXiv 2203.07814; `ValuesMatch` in its `execu
 """
 
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from adaptive_jax.tasks.maths import without_thoughts
-from adaptive_jax.tasks.problem import Problem, Verdict
+from adaptive_jax.tasks.problem import Problem, Verdict, time_limit
 from adaptive_jax.tasks.sandbox import Limits, Tier, choose_tier, run
 
 log = logging.getLogger(__name__)
 
+TIME_FACTOR = 5  # our choice: a problem's own time limit is made for compiled programs, and is so much longer for Python
 TOLERANCE = 1e-5
 LONGEST_PROGRAM = 1 << 18  # characters
 
@@ -39,7 +42,8 @@ def judge_many(
       allow_unsandboxed: see `sandbox.choose_tier`.
       workers: programs that run at once; one for each processor if None. No verdict depends on it: what counts is a
         program's own CPU time.
-      limits: for each test.
+      limits: for each test. A problem's own time limit, where it has one, counts instead of `limits.seconds`, `TIME_FACTOR`
+        times as long and in whole seconds, rounded up.
 
     Raises:
       SandboxUnavailable: no sandbox holds and `allow_unsandboxed` is not set.
@@ -49,7 +53,7 @@ def judge_many(
     distinct = list(dict.fromkeys(keys))
     executor = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        verdicts = executor.map(lambda key: _judge(key[0], key[1], tier, limits or Limits()), distinct)
+        verdicts = executor.map(lambda key: _judge(key[0], key[1], tier, _own_limits(key[0], limits or Limits())), distinct)
         known = dict(zip(distinct, verdicts, strict=True))
     finally:
         executor.shutdown(cancel_futures=True)
@@ -82,6 +86,11 @@ def _judge(problem: Problem, program: str | None, tier: Tier, limits: Limits) ->
         if outcome.status == "failed" or not same_output(outcome.output, case.output):
             return "wrong"
     return "correct"
+
+
+def _own_limits(problem: Problem, limits: Limits) -> Limits:
+    own = time_limit(problem.metadata)
+    return limits if own is None else replace(limits, seconds=math.ceil(TIME_FACTOR * own))
 
 
 def same_output(written: bytes, expected: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from adaptive_jax.tasks.maths import final_answer, integer_verdict, quick_verdict
+from adaptive_jax.tasks.maths import comparisons, final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
 
@@ -15,7 +15,8 @@ def grade(problem: Problem, text: str) -> Verdict:
 def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsandboxed: bool = False) -> list[Verdict]:
     r"""The verdict on each completion, in order, whatever the number of workers.
 
-    "correct"      the last `\boxed{}` is the answer; or the program passes every test
+    "correct"      the last `\boxed{}`, or the last few with nothing between them, is the answer, exactly (0.333 is not 1/3), in
+                   whatever notation; or the program passes every test
     "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`), or there is none;
                    or the program fails a test
     "unparseable"  there is an answer that cannot be read; or no program
@@ -35,7 +36,7 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     if len(problems) != len(texts):
         raise ValueError(f"{len(problems)} problems but {len(texts)} texts; give one problem for each text")
     verdicts: list[Verdict] = ["error"] * len(texts)
-    open_maths: dict[tuple[str, str], list[int]] = {}
+    open_maths: dict[int, list[tuple[str, str]]] = {}
     programs: list[int] = []
     for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
         if problem.kind == "code":
@@ -51,13 +52,14 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         elif echoes(problem.question, problem.answer, answer):
             verdicts[index] = "wrong"
         else:
-            open_maths.setdefault((problem.answer, answer), []).append(index)
+            open_maths[index] = comparisons(problem.question, problem.answer, answer)
     if open_maths:
         from adaptive_jax.tasks.maths_pool import shared_pool
 
-        for verdict, indices in zip(shared_pool().verdicts(list(open_maths)), open_maths.values(), strict=True):
-            for index in indices:
-                verdicts[index] = verdict
+        pairs = list(dict.fromkeys(pair for compared in open_maths.values() for pair in compared))
+        compared_verdicts = dict(zip(pairs, shared_pool().verdicts(pairs), strict=True))
+        for index, compared in open_maths.items():
+            verdicts[index] = _all_equal([compared_verdicts[pair] for pair in compared])
     if programs:
         from adaptive_jax.tasks.code import judge_many
 
@@ -65,3 +67,12 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         for index, verdict in zip(programs, judged, strict=True):
             verdicts[index] = verdict
     return verdicts
+
+
+def _all_equal(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on an answer, the first, that holds only if other pairs are equal as well."""
+    first, *others = verdicts
+    if first != "correct":
+        return first
+    faults = [verdict for verdict in others if verdict in ("timeout", "error")]
+    return "correct" if all(verdict == "correct" for verdict in others) else faults[0] if faults else "wrong"

@@ -12,6 +12,8 @@ A row is recognised by its fields; one that is null counts as missing:
     CodeContests    description, tests                     every test: [{"input", "output"}, ...]
     CodeContests    description, public_tests, ...         the same, or as published {"input": [...], "output": [...]}
     ==============  =====================================  ============================================
+
+A program's row may have a `time_limit` for each test, in seconds or as CodeContests writes it (`problem.time_limit`).
 """
 
 import json
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_jax.tasks.maths import last_box
-from adaptive_jax.tasks.problem import Case, Problem, question_id
+from adaptive_jax.tasks.problem import Case, Problem, question_id, time_limit
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "aime2025": ("math-ai/aime25", None, ("test",)),
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
+STREAMED = ("code_contests",)  # too large to fetch whole for a few problems
 EMBEDDED = ("arithmetic", "programs")
 GENERATED = ("arithmetic",)
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -197,15 +200,15 @@ def _hub_rows(name: str, split: str) -> Rows:
         raise ValueError(f"{name} has no split {split!r}, only {' and '.join(splits)}")
     from datasets import load_dataset
 
+    options = {"streaming": True} if name in STREAMED else {}
     try:
-        rows = load_dataset(hub_id, configuration, split=split)
+        for number, row in enumerate(load_dataset(hub_id, configuration, split=split, **options), start=1):
+            yield f"{name} ({hub_id}), {split} row {number}", row
     except Exception as fault:  # the library raises a dozen unrelated types when it is offline
         raise ConnectionError(
             f"could not load {name} ({hub_id}) from the Hugging Face hub or its cache: {fault}; connect, or give a "
             f"local file ending in {', '.join(SUFFIXES)}"
         ) from fault
-    for number, row in enumerate(rows, start=1):
-        yield f"{name} ({hub_id}), {split} row {number}", row
 
 
 # One row
@@ -231,6 +234,10 @@ def _parsed(row: Row, answered: bool) -> Problem:
     identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
+        try:
+            time_limit(row)
+        except ValueError as fault:
+            raise MalformedRow(str(fault)) from None
         return Problem(identity or str(row.get("name", "")), question, "", "code", tests=_cases(row))
     if "Body" in row:
         body = _text(row, "Body")

@@ -8,14 +8,11 @@ wrong. That is strict on purpose: a right answer that is missed costs less than 
 
 import re
 
+from adaptive_jax.tasks.maths_forms import is_unit, latex
+
 # what joins answers into a list; math-verify reads both as a comma
 _JOINS = ("", ",", "and", "or")
-# a text that holds one of these is no unit, and changes or takes back the number before it
-_NOT_OF_UNITS = re.compile(
-    r"(?<![a-z])(?:or|and|not?|but|to|is|are|isn|if|than|except|half|dozen|hundred|thousand|[mbtr]+illion)(?![a-z])", re.I
-)
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"[A-Za-z°][A-Za-z°./ -]*")
 _DROPPED = re.compile(r"\\[lcdv]?dots[a-z]?|\.\.|…|\\(?:approx|simeq)|answer", re.IGNORECASE)
 _BASE = re.compile(r"[0-9][A-F]*\s*_\s*\{?\s*([0-9]+)\s*\}?\s*$")
 _SPACE = re.compile(r"\\[,:;> ]|\\q?quad(?![a-zA-Z])|[\s~]")
@@ -25,12 +22,14 @@ _POWER = re.compile(r"\^\s*\{?[0-9]\}?")
 _NUMBER_TEXT_NUMBER = re.compile(r"[0-9][^0-9]*\0[^0-9]*[0-9]")
 _OPENING = re.compile(r"\s*(?:\\[bB]igg?l?|\\left)?\s*(\\\{|[(\[])")
 _OPERATOR = re.compile(r"[-+*/^(!]|\\[a-zA-Z]")
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
+# what a sentence asks to work out: behind the verb, up to a condition or the end of the sentence
+_ASKED = re.compile(
+    r"\b(?:evaluat|simplif|factor|comput|calculat|expand|rationali[sz]|reduc|express|writ|convert|find|determin|what is|what's|"
+    r"work out|value of)(.*?)(?=(?:\b(?:if|where|given|when|such|with|for|whose)\b)|[.?!](?:\s|\Z)|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
 _LAYOUT = re.compile(r"\\[,!;:> $]|\\(?:left|right|displaystyle|q?quad)(?![a-zA-Z])|[\s${}~]")
-
-
-def is_unit(text: str) -> bool:
-    r"""Whether the content of a `\text{}` behind a number names what is counted, such as "cm", "miles per hour" or "a.m."."""
-    return _UNIT.fullmatch(text.strip()) is not None and not _NOT_OF_UNITS.search(text)
 
 
 def numbers_apart(text: str) -> bool:
@@ -79,10 +78,17 @@ def _more_text(gold: str, answer: str) -> bool:
 def echoes(question: str, gold: str, answer: str) -> bool:
     """Whether the answer only repeats an expression that the question asks to evaluate, simplify or factor.
 
-    It would be equal to the gold answer, and says nothing. Plain numbers and names are not meant.
+    It would be equal to the gold answer, and says nothing. Plain numbers and names are not meant, nor what the question only
+    mentions: a length that is given, the code of a drawing.
     """
-    said = _LAYOUT.sub("", answer).replace("dfrac", "frac").replace("tfrac", "frac")
-    if "=" in said or not _OPERATOR.search(said.lstrip("+-")):
+    said, right = _plain(answer), _plain(gold)
+    if "=" in said or not _OPERATOR.search(said.lstrip("+-")) or said == right:
         return False
-    asked, right = (_LAYOUT.sub("", text).replace("dfrac", "frac").replace("tfrac", "frac") for text in (question, gold))
-    return said in asked and said != right
+    # no digit before or behind: 2+3 does not stand in 12+34
+    whole = re.compile(rf"(?<![0-9]){re.escape(said)}(?![0-9])")
+    return any(whole.search(_plain(match[1])) for match in _ASKED.finditer(_DRAWING.sub("", question)))
+
+
+def _plain(text: str) -> str:
+    """The text in one spelling, without layout and without parentheses around a single number or name."""
+    return re.sub(r"\((\w+)\)", r"\1", _LAYOUT.sub("", latex(text)))

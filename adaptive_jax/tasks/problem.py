@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Kind = Literal["integer", "math", "code", "instructions", "reasoning_gym"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
+LONGEST_LIMIT = 3600  # seconds for a test
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -40,7 +41,7 @@ class Problem:
       hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
       tests: what a program must satisfy, every one of them; empty for the other kinds.
       metadata: every further field of the row that the problem came from, and an answer field of which only a part is `answer`;
-        two problems that differ in it alone are equal.
+        two problems that differ in it alone are equal. Of a program's, `time_limit` counts (`time_limit`).
     """
 
     id: str
@@ -50,6 +51,27 @@ class Problem:
     hash_answer: bool = False
     tests: tuple[Case, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def time_limit(metadata: Mapping[str, Any]) -> float | None:
+    """The seconds that a problem gives each test, of its row's field `time_limit`; None where it has none.
+
+    Raises:
+      ValueError: the field is neither a positive number nor, as CodeContests has it, {"seconds": 2, "nanos": 500000000}.
+    """
+    value = metadata.get("time_limit")
+    if value is None:
+        return None
+    parts = [value.get("seconds") or 0, value.get("nanos") or 0] if isinstance(value, Mapping) else [value, 0]
+    if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
+        parts = [0, 0]
+    seconds = parts[0] + parts[1] / 1e9
+    if not 0 < seconds <= LONGEST_LIMIT:
+        raise ValueError(
+            f"field 'time_limit' is {value!r}; give seconds above 0 and up to {LONGEST_LIMIT}, as a number or as "
+            "{'seconds': int, 'nanos': int}"
+        )
+    return seconds
 
 
 def normalise_question(text: str) -> str:

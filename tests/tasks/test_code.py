@@ -3,6 +3,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,25 @@ def test_outcomes_become_verdicts(monkeypatch: pytest.MonkeyPatch, status: str, 
     monkeypatch.setattr(code, "choose_tier", lambda allow_unsandboxed: "landlock")
     monkeypatch.setattr(code, "run", run)
     assert grade(DOUBLE, "...") == verdict
+
+
+@pytest.mark.parametrize(
+    ("own", "seconds"),
+    [({"seconds": 1, "nanos": 500_000_000}, 8), ({"seconds": 2, "nanos": 0}, 10), (0.1, 1), (4, 20), (None, 3)],
+)
+def test_a_problems_own_time_limit_counts(own: object, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times as long, in whole seconds rounded up; without one, the limit that is given."""
+    given = []
+
+    def run(program: str, stdin: bytes, tier: Tier, limits: Limits) -> Outcome:
+        given.append(limits)
+        return Outcome("timeout", b"")
+
+    monkeypatch.setattr(code, "choose_tier", lambda allow_unsandboxed: "landlock")
+    monkeypatch.setattr(code, "run", run)
+    problem = replace(DOUBLE, metadata={} if own is None else {"time_limit": own})
+    assert judge_many([(problem, "...")], limits=Limits(seconds=3, megabytes=64)) == ["timeout"]
+    assert given == [Limits(seconds=seconds, megabytes=64)]
 
 
 needs_sandbox = pytest.mark.skipif(not HELD, reason=f"no sandbox on this machine: {tiers()}")

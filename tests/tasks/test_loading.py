@@ -2,6 +2,7 @@ import json
 import logging
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,14 +194,14 @@ def test_known_names_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, name: st
     calls = []
     row, expected = ON_THE_HUB[name]
 
-    def load_dataset(*arguments: object, split: str) -> list[dict]:
-        calls.append((*arguments, split))
-        return [row, {"nothing": "known"}]
+    def load_dataset(*arguments: object, split: str, streaming: bool = False) -> Iterator[dict]:
+        calls.append((*arguments, split, streaming))
+        return iter([row, {"nothing": "known"}])
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     (problem,) = load_problems(name, skip_bad=True)
     assert problem == replace(expected, id=expected.id or problem.id)
-    assert calls == [(*HUB[name][:2], "test")]
+    assert calls == [(*HUB[name][:2], "test", name == "code_contests")]
     with pytest.raises(ValueError, match=rf"{name} \(.*\), test row 2: no field"):
         load_problems(name)
     with pytest.raises(ValueError, match=r"no split 'dev', only .*test"):
@@ -214,6 +215,25 @@ def test_a_hub_out_of_reach_is_an_error_with_a_way_out(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(ConnectionError, match=r"gsm8k.*no route for test.*give a local file"):
         load_problems("gsm8k")
+
+
+def test_a_stream_is_read_no_further_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, split: str, streaming: bool) -> Iterator[dict]:
+        yield from (PUBLISHED | {"name": name} for name in "ab")
+        raise OSError(f"the connection broke in {split}")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert [problem.id for problem in load_problems("code_contests", limit=2)] == ["a", "b"]
+    with pytest.raises(ConnectionError, match="the connection broke in test"):
+        load_problems("code_contests")
+
+
+@pytest.mark.parametrize(
+    "limit", [0, -1.0, True, "2", {"seconds": 0, "nanos": 0}, {"seconds": "2"}, float("inf"), float("nan"), [2]]
+)
+def test_a_time_limit_that_is_none_is_refused(tmp_path: Path, limit: object) -> None:
+    with pytest.raises(ValueError, match=r"line 1: field 'time_limit' is .*; give seconds above 0"):
+        load_problems(write_jsonl(tmp_path, CONTEST | {"time_limit": limit}))
 
 
 def test_shared_finds_the_same_question_in_other_clothes() -> None:
