@@ -128,7 +128,7 @@ class ActionScores:
 
 def score_actions(
     environment: Environment,
-    actions: Sequence[SamplingParams],
+    actions: SamplingParams,
     budgets: Sequence[int],
     *,
     completions: int,
@@ -140,11 +140,11 @@ def score_actions(
 
     Args:
         environment: Q questions.
-        actions: A settings, each held for a whole completion.
+        actions: the action space, shape [A]; each action is held for a whole completion.
         budgets, seed, rows, on_progress: see `evaluate`.
         completions: G per question and action.
     """
-    policy = InTurn(SamplingParams.stack(actions))
+    policy = InTurn(actions.broadcast(len(actions)))
     total = completions * len(actions)
     scores = evaluate(environment, policy, budgets, seed=seed, completions=total, rows=rows, on_progress=on_progress)
     rewards = scores.rewards.reshape(len(environment), completions, len(actions), len(budgets))
