@@ -210,7 +210,8 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
     """The run directory of an experiment, readable at every moment; one with checkpoints goes on.
 
     SIGTERM and Ctrl-C end the run with what it has saved, a line that says where it is, and status 143 or 130; a disk that is
-    full and a training that diverges end it with status 1, a checkpoint that is not of this run with status 2.
+    full, a model whose logits are not finite and a training that diverges end it with status 1, a checkpoint that is not of
+    this run with status 2.
     """
     with asked_for():
         path = config.run_dir or Path("runs") / parallel.by_chief(lambda: f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -232,6 +233,9 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
     except (FingerprintMismatch, RewardFailed, GradedRewards) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except FloatingPointError as error:
+        print(f"error: {error}. What was measured so far is in {path}", file=sys.stderr)
+        sys.exit(1)
     except TrainingDiverged as error:
         if parallel.chief():
             np.savez(path / DIVERGED, allow_pickle=False, **error.batch)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptive_jax.tasks.loading import generated, load_problems
 from adaptive_jax.tasks.problem import Problem, normalise_question, shared
+from adaptive_jax.tasks.solutions import solved
 from experiments.asking import AskingConfig
 from experiments.common import Splits
 
@@ -28,7 +29,8 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
         check_kind(f"--dataset {config.dataset}", test, programs=programs)
         validation = load_problems(config.dataset, split="validation", limit=watched)
         train = load_problems(config.dataset, split="train", limit=shown + trained)
-        return Splits(test, validation, train[shown:], examples=train[:shown])
+        examples, train = with_examples(config, train)
+        return Splits(test, validation, train, examples)
     load = functools.partial(load_problems, skip_bad=config.skip_bad, answered=config.reward is None)
     problems = load(config.dataset, split="test", limit=last if generated(config.dataset) else None)
     test = problems[config.skip : last]
@@ -51,7 +53,7 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
             unique.setdefault(text, problem)
     if len(unique) < len(others):
         log.info("%d training problems are repeated or also to be evaluated; left out", len(others) - len(unique))
-    examples, others = list(unique.values())[:shown], list(unique.values())[shown:]
+    examples, others = with_examples(config, list(unique.values()))
     watched = min(watched, len(others) // 4)
     if watched == 0:
         raise ValueError(
@@ -59,6 +61,30 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
             "on: lower --limit, or give --train-dataset"
         )
     return Splits(test, others[:watched], others[watched : watched + trained], examples)
+
+
+def with_examples(config: AskingConfig, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """The first problems with a solution to show, as many as --examples says, and the others.
+
+    Raises:
+        ValueError: too few have one.
+    """
+    examples: list[Problem] = []
+    faults: list[ValueError] = []
+    for problem in problems:
+        if len(examples) == config.examples:
+            break
+        try:
+            solved(problem, cot=config.cot != "none")
+        except ValueError as fault:
+            faults.append(fault)
+        else:
+            examples.append(problem)
+    if len(examples) < config.examples:
+        why = f": {faults[0]}" if faults else ""
+        raise ValueError(f"--examples {config.examples}: only {len(examples)} training problems can be shown{why}")
+    ids = {problem.id for problem in examples}
+    return examples, [problem for problem in problems if problem.id not in ids]
 
 
 def check_kind(flag: str, problems: Iterable[Problem], *, programs: bool) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
-from adaptive_jax.lm.prompts import encode
+from adaptive_jax.lm.prompts import decode, encode
 
 FinishReason = Literal["stop", "budget"]
 
@@ -43,6 +44,7 @@ def generate(
     n: int = 1,
     max_new_tokens: int = 256,
     budget: int | Sequence[int] | None = None,
+    stop: Sequence[str] = (),
     seed: int = 0,
     rows: int = 128,
 ) -> list[list[Completion]]:
@@ -58,12 +60,15 @@ def generate(
         n: completions per prompt; the sampling budget B that the policy sees.
         max_new_tokens: tokens a completion may have.
         budget: token budget b, for all prompts or one each; at most max_new_tokens, which it is by default.
+        stop: a completion ends where its text first contains one of these, which is cut off, and so is what follows.
         seed: fixes every draw.
         rows: how many completions are decoded side by side.
 
     Raises:
         TypeError: prompts is one string instead of a list.
-        ValueError: an empty prompt, one that does not fit the model's context with its budget, or a budget out of range.
+        ValueError: an empty prompt or stop text, a prompt that does not fit the model's context with its budget or has a token
+            that the model has not, or a budget out of range.
+        FloatingPointError: the model's logits are not finite.
     """
     if isinstance(prompts, str):
         raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
@@ -73,29 +78,26 @@ def generate(
     if not prompts:
         return []
     budgets = _budgets(budget, max_new_tokens, len(prompts))
+    ends = StopTexts(lm, stop)
     seen: Counter[str] = Counter()
     asked = []
     for text, limit in zip(prompts, budgets, strict=True):
-        asked.append(Prompt(text, encode(lm.tokenizer, text), limit, first_completion=seen[text] * n))
+        asked.append(Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), limit, first_completion=seen[text] * n))
         seen[text] += 1
     trajectory = rollout(
         lm.decoder,
         policy,
         asked,
         key=jax.random.key(seed),
-        stop_ids=lm.stop_ids,
+        stop_ids=ends.ids,
         completions=n,
         rows=rows,
         max_positions=lm.config.max_positions,
     )
-    texts = decode_texts(lm, trajectory.tokens, trajectory.lengths)
+    trajectory = ends.truncated(trajectory)
+    texts = map(ends.cut, decode(lm.tokenizer, trajectory.tokens, trajectory.lengths))
     completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
     return [completions[i : i + n] for i in range(0, len(completions), n)]
-
-
-def decode_texts(lm: LM, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """N texts without special tokens, of int32 tokens [N, T] of which row n has lengths[n]."""
-    return lm.tokenizer.batch_decode([row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True)
 
 
 def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int) -> list[int]:

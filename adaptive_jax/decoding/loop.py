@@ -74,7 +74,8 @@ class StepOutput:
         token: int32 [R], drawn.
         action: int32 [R], index into the policy's action space.
         decision: bool [R], alive, and the next-token distribution was not settled (top probability at most 0.95).
-        entropy, top_probability: float32 [R], of the next-token distribution before the action; nats and 1.
+        entropy, top_probability: float32 [R], of the next-token distribution before the action; nats and 1. The entropy is NaN
+            where there is no such distribution: the logits are not finite.
         features: [R, F], what the policy chose from.
     """
 

@@ -11,6 +11,7 @@ Where the model's parameters were put on several devices, rows are split over th
 stays in the lane in which its prompt was prefilled, so nothing is sent between devices.
 """
 
+import reprlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -73,6 +74,7 @@ def rollout(
 
     Raises:
         ValueError: no prompt, rows, chunk or completions below 1, or a prompt that `check_prompts` refuses.
+        FloatingPointError: the model's logits were not finite where a completion drew a token.
     """
     if not prompts:
         raise ValueError("prompts is empty: give at least one prompt")
@@ -103,7 +105,7 @@ class _Rollout:
         longest: int,
     ):
         self._lanes = lanes = Lanes.of(decoder)
-        self._decoder, self._chunk = decoder, chunk
+        self._decoder, self._chunk, self._prompts = decoder, chunk, prompts
         stops = jnp.asarray(stop_ids, jnp.int32)
         self._policy, self._key, self._stop_ids = lanes.replicate((policy, key, stops))
         self._admissions = Admissions(lanes, prompts, completions, key)
@@ -148,7 +150,9 @@ class _Rollout:
                 size=self._size,
                 chunk=self._chunk,
             )
-            self._harvest.collect(jax.tree.map(lambda x: self._lanes.join(x, 1), outputs), self._row)
+            outputs = jax.tree.map(lambda x: self._lanes.join(x, 1), outputs)
+            self._check_finite(outputs)
+            self._harvest.collect(outputs, self._row)
             over = np.flatnonzero(self._busy & ~self._lanes.join(self._state.alive))
             if on_ended is not None and len(over):
                 on_ended(self._row[over], *self._harvest.completions(self._row[over]))
@@ -156,6 +160,18 @@ class _Rollout:
             ended += len(over)
             if on_progress is not None:
                 on_progress(ended)
+
+    def _check_finite(self, outputs: loop.StepOutput) -> None:
+        """Raises FloatingPointError where a row drew from logits that are not finite (see `summary`)."""
+        steps, rows = np.nonzero(outputs.alive & np.isnan(outputs.entropy))
+        if len(steps):
+            completion = self._row[rows[0]]
+            prompt = self._prompts[completion // (len(self._harvest.lengths) // len(self._prompts))]
+            place = self._harvest.lengths[completion] + steps[0] + 1
+            raise FloatingPointError(
+                f"the model's logits are not finite at new token {place} of a completion of {reprlib.repr(prompt.id)}: "
+                f"look for damaged weights, or for numbers too large for {self._hidden.dtype.name}"
+            )
 
     def _start(self, rows: int, size: int) -> None:
         """`rows` rows in each lane, without completions, over a ring of `size` columns."""

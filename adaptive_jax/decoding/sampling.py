@@ -98,7 +98,10 @@ def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.A
 
 @jax.jit
 def summary(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Entropy (nats) and largest probability of softmax(logits), before temperature and filters: float32 [B] each."""
+    """Entropy (nats) and largest probability of softmax(logits), before temperature and filters: float32 [B] each.
+
+    The entropy is NaN where a logit is NaN or infinity, or all of them are -infinity, and nowhere else.
+    """
     logits = _padded(logits)
     scale = _scale(logits, jnp.ones(logits.shape[:1], jnp.float32))
 

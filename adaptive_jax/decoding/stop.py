@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.prompts import decode
 
 
 class StopTexts:
@@ -56,7 +56,7 @@ class StopTexts:
     def lengths(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int32 [N], the tokens up to the one that completes the first stop text, of tokens int32 [N, T], of which row n has
         lengths[n]."""
-        texts = decode_texts(self._lm, tokens, lengths) if self._texts else []
+        texts = decode(self._lm.tokenizer, tokens, lengths) if self._texts else []
         cut = np.array(lengths, np.int32)
         for n, text in enumerate(texts):
             if self._found(text) is not None:
@@ -65,7 +65,7 @@ class StopTexts:
         return cut
 
     def _contains(self, tokens: np.ndarray) -> bool:
-        return self._found(decode_texts(self._lm, tokens[None], np.array([len(tokens)]))[0]) is not None
+        return self._found(decode(self._lm.tokenizer, tokens[None], np.array([len(tokens)]))[0]) is not None
 
     def truncated(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory without what was drawn behind the first stop text of each completion."""

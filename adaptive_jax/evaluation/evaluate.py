@@ -72,6 +72,9 @@ def evaluate(
         rows: how many completions are decoded side by side.
         sampled: keep samples for each of so many groups of completions (see `samples_of`); 0 keeps none.
         on_progress: called with the number of this process's completions that have ended.
+
+    Raises:
+        FloatingPointError: the language model's logits were not finite.
     """
     lm, count = environment.lm, len(environment)
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]

@@ -10,12 +10,11 @@ from typing import Literal
 import jax
 import numpy as np
 
-from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.model import LM
-from adaptive_jax.lm.prompts import Form, encode, render
+from adaptive_jax.lm.prompts import Form, decode, encode, render
 from adaptive_jax.parallel import machine_memory, memory_limit, rows_here, share
 from adaptive_jax.tasks.grading import grade_many
 from adaptive_jax.tasks.problem import Grade, Kind, Problem
@@ -121,7 +120,7 @@ class Environment:
                 text = default_prompt(lm, question.problem, question.cot, thinking, examples)
             else:
                 text = prompt(question.problem, **({"cot": question.cot} if asks_cot else {}))
-            self._tokens.append(encode(lm.tokenizer, text))
+            self._tokens.append(encode(lm.tokenizer, text, lm.config.vocab_size))
 
     def check(self, budget: int, *, rows: int = 1, completions: int = 1) -> None:
         """Raises ValueError for what cannot be decoded at a token budget of `budget`.
@@ -169,7 +168,7 @@ class Environment:
             RewardFailed: the reward function failed on all of its first completions.
             SandboxUnavailable: see `grade_many`.
         """
-        texts = [self.stop.cut(text) for text in decode_texts(self.lm, tokens, lengths)]
+        texts = [self.stop.cut(text) for text in decode(self.lm.tokenizer, tokens, lengths)]
         problems = [self.questions[i].problem for i in asked]
         if self.reward is not None:
             return self.reward.grades(problems, texts)

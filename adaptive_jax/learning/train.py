@@ -154,6 +154,7 @@ def train(
         TrainingDiverged: more than `max_skipped` updates in a row were not finite.
         GradedRewards: a reward is neither 0 nor 1, and `samples` is above 1.
         RewardFailed: the reward function failed on all of its first completions.
+        FloatingPointError: the language model's logits were not finite.
     """
     optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.gguf import load_gguf, smollm2_file
-from adaptive_jax.lm.tokenizer import checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
+from adaptive_jax.lm.tokenizer import check_ids, checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
 def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
     config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh)
     tokenizer = load_tokenizer(directory)
+    check_ids(tokenizer, config.vocab_size, directory)
     stops, tokens = stop_ids(directory, config.vocab_size, tokenizer), _tokens(tokenizer, config.vocab_size, mesh)
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, tokens)
 
@@ -142,6 +143,7 @@ def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None
     ids = [metadata[field] for field in fields if field in metadata]
     stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
     tokenizer = gguf_tokenizer(metadata, file)
+    check_ids(tokenizer, config.vocab_size, file)
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, _tokens(tokenizer, config.vocab_size, mesh))
 
 

@@ -1,7 +1,10 @@
 r"""How a question becomes a prompt: an instruction, and the model's chat template where it has one."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 Form = Literal["answer", "program", "text", "request"]
 
@@ -41,6 +44,9 @@ def render(
 
     Returns:
         The prompt, special tokens spelled out (tokenise it with `add_special_tokens=False` when it came from a template).
+
+    Raises:
+        ValueError: the chat template fails.
     """
     order = (STEP_BY_STEP if cot else DIRECT)[form]
     asked, before = question + order, [(shown + order, solution) for shown, solution in examples]
@@ -57,19 +63,41 @@ def as_turns(tokenizer: Any, asked: str, before: Sequence[tuple[str, str]], thin
     """The text to continue: `asked` as the user's turn behind earlier turns, pairs of what was asked and answered.
 
     Without a chat template the texts stand one behind the other, with an empty line behind each answer.
+
+    Raises:
+        ValueError: the chat template fails.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         return "".join(f"{shown} {answer}\n\n" for shown, answer in before) + asked
     options = {} if thinking is None else {"enable_thinking": thinking}
     turns = [turn for shown, answer in before for turn in (("user", shown), ("assistant", answer))]
     messages = [{"role": role, "content": content} for role, content in (*turns, ("user", asked))]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    except Exception as error:  # it is a program: anything may go wrong in it
+        raise ValueError(
+            f"the tokenizer's chat template fails ({type(error).__name__}: {error}): mend 'chat_template', or take it away"
+        ) from error
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt; none for an empty one.
+def decode(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """N texts without special tokens, of int32 tokens [N, T] of which row n has lengths[n]."""
+    return tokenizer.batch_decode([row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True)
+
+
+def encode(tokenizer: Any, text: str, vocab_size: int) -> list[int]:
+    """Token ids of a prompt, below the model's `vocab_size`; none for an empty one.
 
     A chat template has spelled its special tokens out. For plain text the tokenizer adds those that it opens a text with.
+
+    Raises:
+        ValueError: the tokenizer has an id for the text that the model has not.
     """
     plain = getattr(tokenizer, "chat_template", None) is None
-    return tokenizer.encode(text, add_special_tokens=plain) if text else []
+    tokens = tokenizer.encode(text, add_special_tokens=plain) if text else []
+    if tokens and (largest := max(tokens)) >= vocab_size:
+        raise ValueError(
+            f"the tokenizer gives {reprlib.repr(text)} the id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), beyond "
+            f"the model's vocabulary of {vocab_size}: take the tokenizer that belongs to the weights"
+        )
+    return tokens

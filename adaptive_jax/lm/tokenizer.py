@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from adaptive_jax.lm.config import read_json
+from adaptive_jax.lm.prompts import encode, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,23 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
             f"{directory}: the tokenizer could not be read ({type(error).__name__}: {error}); "
             "get the model's tokenizer.json and tokenizer_config.json again"
         ) from error
+
+
+def check_ids(tokenizer: Any, vocab_size: int, where: Path) -> None:
+    """Raises ValueError where an added token, or what every prompt has, is beyond the vocabulary, or no prompt can be made.
+
+    Its message begins with `where`. Of other tokens, `encode` tells when a prompt has one.
+    """
+    for token, index in tokenizer.get_added_vocab().items():
+        if index >= vocab_size:
+            raise ValueError(
+                f"{where}: the tokenizer's added token {token!r} has the id {index}, beyond the model's vocabulary of "
+                f"{vocab_size}: take the tokenizer that belongs to the weights"
+            )
+    try:
+        encode(tokenizer, render(tokenizer, "1"), vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def stop_ids(directory: Path, vocab_size: int, tokenizer: Any) -> tuple[int, ...]:

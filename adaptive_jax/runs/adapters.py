@@ -14,7 +14,15 @@ from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
 from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
-from adaptive_jax.runs.records import MANIFEST, named_leaves, read_record, replace_leaves, write_record
+from adaptive_jax.runs.records import (
+    MANIFEST,
+    check_name,
+    check_record,
+    named_leaves,
+    read_record,
+    replace_leaves,
+    write_record,
+)
 
 ADAPTERS = "adapters"
 MAIN = "token-adapter-budget"
@@ -31,7 +39,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 def save_adapter(
     directory: str | Path, adapter: Adapter, lm: LM | None = None, *, fingerprint: Mapping[str, Any] | None = None
 ) -> None:
-    """Write an adapter, in place of the one that may be there.
+    """Write an adapter, with its name, in place of the one that may be there.
 
     Args:
         directory: where to; made if missing.
@@ -45,6 +53,7 @@ def save_adapter(
     kind = "sequence" if isinstance(adapter, SequenceAdapter) else "token"
     description = {
         "kind": kind,
+        "name": Path(directory).name,
         **{field: getattr(adapter, field) for field in _FIELDS[kind]},
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
@@ -72,7 +81,7 @@ def load_adapter(
 
     Raises:
         FileNotFoundError: there is no such adapter; the message lists those that there are.
-        DamagedRecord, NewerRecord: a file of it is not what was written, or a newer version wrote it.
+        DamagedRecord, NewerRecord: see `check_adapter`.
         FingerprintMismatch: it was trained with another model.
     """
     directory = Path(path)
@@ -83,8 +92,7 @@ def load_adapter(
             which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
             raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
         directory = directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
-    record = read_record(directory)
-    description = record.facts
+    description = check_adapter(directory)
     if lm is not None:
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}
@@ -93,4 +101,20 @@ def load_adapter(
     make: Callable[..., Adapter] = sequence_adapter if description["kind"] == "sequence" else token_adapter
     own = {field: description[field] for field in (*_FIELDS[description["kind"]], "width")}
     adapter = make(actions=actions.broadcast(len(actions)), **own)
-    return dataclasses.replace(adapter, params=replace_leaves(adapter.params, record.arrays))
+    return dataclasses.replace(adapter, params=replace_leaves(adapter.params, read_record(directory).arrays))
+
+
+def check_adapter(directory: Path) -> dict[str, Any]:
+    """What an adapter is, once its files have been found to be what was written, and in a run under the name they had there.
+
+    An adapter that was copied out of a run may have any name.
+
+    Raises:
+        DamagedRecord: a file of it is not what was written, or it was exchanged with another of its run.
+        NewerRecord: a newer version wrote it.
+    """
+    description = check_record(directory)["facts"]
+    place = directory.resolve()
+    if place.parent.name == ADAPTERS:
+        check_name(place, description.get("name"))
+    return description

@@ -1,6 +1,7 @@
 """The checkpoints of one stage of a run: numbered records, of which the newest few are kept."""
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_jax.runs.records import DamagedRecord, Record, discard_record, read_record, write_record
+from adaptive_jax.runs.records import DamagedRecord, Record, check_name, check_record, discard_record, read_record, write_record
 
 log = logging.getLogger(__name__)
 
 KEEP = 3
+
+
+CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
@@ -24,6 +28,11 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self.directory = directory
+
+    @classmethod
+    def of(cls, run: Path, stage: str) -> "Checkpoints":
+        """Those of a stage of a run."""
+        return cls(run / CHECKPOINTS / _folder(stage))
 
     def paths(self) -> list[Path]:
         """The records' directories, oldest first, sound or not."""
@@ -46,6 +55,20 @@ class Checkpoints:
         for leftover in self.directory.glob(".*"):  # of processes that were killed while they saved
             shutil.rmtree(leftover)
 
+    def check(self, path: Path) -> dict[str, Any]:
+        """The facts of one of the records, once its files have been found to be what was written, and of this stage.
+
+        Raises:
+            DamagedRecord, NewerRecord: see `check_record`; or it belongs to another stage.
+        """
+        facts = check_record(path)["facts"]
+        self._check_stage(facts)
+        return facts
+
+    def _check_stage(self, facts: Mapping[str, Any]) -> None:
+        if "stage" in facts:
+            check_name(self.directory, _folder(facts["stage"]))
+
     def newest(self) -> tuple[int, Record] | None:
         """Number and content of the newest sound record; damaged ones are told of in the log.
 
@@ -59,9 +82,15 @@ class Checkpoints:
         for age, path in enumerate(reversed(paths)):
             try:
                 record = read_record(path)
+                self._check_stage(record.facts)
             except DamagedRecord as error:
                 older = len(paths) - age - 1
                 then = "going back to the one before it" if older else "there is none before it: starting this stage anew"
                 log.error("DAMAGED CHECKPOINT: %s; %s", error, then)
             else:
                 yield int(path.name), record
+
+
+def _folder(stage: str) -> str:
+    """The name of a stage's directory."""
+    return re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-")

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from adaptive_jax.parallel import by_chief
-from adaptive_jax.runs.checkpoints import Checkpoints
+from adaptive_jax.runs.checkpoints import CHECKPOINTS, Checkpoints
 from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint, check_processes
 from adaptive_jax.runs.machine import environment
 from adaptive_jax.runs.records import (
@@ -39,7 +38,6 @@ from adaptive_jax.runs.stopping import Stop, Stopped
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 Metrics = dict[str, Any]
@@ -101,7 +99,10 @@ class RunDirectory:
             Stopped: the run has been asked to stop; what was computed meanwhile is not kept.
             NotWritten: the result cannot be saved.
         """
-        checkpoints, digest = self._checkpoints(name), by_chief(lambda: tree_digest(given))  # all compute anew, or none does
+        checkpoints, digest = (
+            Checkpoints.of(self.path, name),
+            by_chief(lambda: tree_digest(given)),
+        )  # all compute anew, or none does
         found = by_chief(checkpoints.newest)
         if found is not None and found[1].facts["given"] == digest:
             self._log_again(found[1])
@@ -135,7 +136,7 @@ class RunDirectory:
             NotWritten: a checkpoint cannot be saved.
             FingerprintMismatch: the newest sound checkpoint is not one of such a state.
         """
-        checkpoints, state, self._lines = self._checkpoints(name), start, []
+        checkpoints, state, self._lines = Checkpoints.of(self.path, name), start, []
         if (found := by_chief(checkpoints.newest)) is not None:
             number, record = found
             try:
@@ -193,9 +194,6 @@ class RunDirectory:
         """Let go of the directory."""
         if self._files is not None:
             self._files.close()
-
-    def _checkpoints(self, stage: str) -> Checkpoints:
-        return Checkpoints(self.path / CHECKPOINTS / re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-"))
 
     def _facts(self, stage: str, **others: Any) -> dict[str, Any]:
         return {"stage": stage, **others, "fingerprint": self.fingerprint, "metrics": self._lines}

@@ -1,14 +1,12 @@
 """What a run is, in a page: what was asked for, its best row, its stages and adapters, and whether they are sound on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adaptive_jax.runs.adapters import ADAPTERS
-from adaptive_jax.runs.checkpoints import Checkpoints
-from adaptive_jax.runs.directory import CHECKPOINTS
-from adaptive_jax.runs.records import check_record
+from adaptive_jax.runs.adapters import ADAPTERS, check_adapter
+from adaptive_jax.runs.checkpoints import CHECKPOINTS, Checkpoints
 
 
 def inspect_run(path: Path) -> tuple[str, bool]:
@@ -62,7 +60,7 @@ def _stages(path: Path) -> Lines:
     yield f"\n{len(stages)} stages with checkpoints, in the order of the last ones", None
     for _, directory, records in sorted(stages):
         for record in records:
-            health, problem, facts = _health(record)
+            health, problem, facts = _health(Checkpoints(directory).check, record)
             metrics = [line["validation_reward"] for line in facts.get("metrics", []) if "validation_reward" in line]
             best = f", best validation reward {max(metrics):.3f}" if metrics else ""
             yield f"  {health:8} {directory.name} {record.name}{best}", problem
@@ -72,14 +70,14 @@ def _adapters(path: Path) -> Lines:
     directories = sorted((path / ADAPTERS).glob("[!.]*"))
     yield f"\n{len(directories)} adapters", None
     for directory in directories:
-        health, problem, facts = _health(directory)
+        health, problem, facts = _health(check_adapter, directory)
         what = f" ({facts['kind']}, {facts.get('inputs') or facts['pooling']})" if facts else ""
         yield f"  {health:8} {directory.name}{what}", problem
 
 
-def _health(record: Path) -> tuple[str, str | None, dict[str, Any]]:
+def _health(check: Callable[[Path], dict[str, Any]], record: Path) -> tuple[str, str | None, dict[str, Any]]:
     try:
-        return "sound", None, check_record(record)["facts"]
+        return "sound", None, check(record)
     except ValueError as error:
         return "DAMAGED", str(error), {}
 

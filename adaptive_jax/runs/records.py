@@ -148,6 +148,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return content
 
 
+def check_name(directory: Path, name: str | None) -> None:
+    """Raises DamagedRecord where what lies in a directory was written under another name; None, as old records have, is any."""
+    if name not in (None, directory.name):
+        raise DamagedRecord(
+            f"{directory} holds what was written as {name}: it was renamed or exchanged; give it that name again"
+        )
+
+
 def discard_record(directory: Path) -> None:
     """Remove a record. Killed halfway, this leaves no half of one behind that could be taken for a damaged record."""
     discarded = _hidden(directory, "discarded")

@@ -91,7 +91,16 @@ def _problem(chain: str) -> Problem:
     wording = hashlib.sha256(f"wording {chain}".encode()).digest()[0] % WORDINGS
     first, steps = parse(chain)
     answer = first + sum(steps)
-    return Problem(id=f"arithmetic/{chain}", question=question(chain, wording), answer=str(answer), kind="integer")
+    totals = list(itertools.accumulate(steps, initial=first))
+    lines = [f"{total}{step:+d}={total + step}" for total, step in zip(totals, steps, strict=False)]
+    solution = "\n".join([*lines, rf"\boxed{{{answer}}}"])
+    return Problem(
+        id=f"arithmetic/{chain}",
+        question=question(chain, wording),
+        answer=str(answer),
+        kind="integer",
+        metadata={"solution": solution},
+    )
 
 
 def parse(chain: str) -> tuple[int, list[int]]:

@@ -1,10 +1,12 @@
 r"""Solved problems as text: what a model would have written, for the examples that stand before a question."""
 
 import re
+from collections.abc import Mapping
 
 from adaptive_jax.tasks.maths import last_box
 from adaptive_jax.tasks.problem import Problem
 
+PYTHON_3 = 3  # CodeContests' number for the language
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations of its sums
 
 
@@ -34,6 +36,9 @@ def solved(problem: Problem, *, cot: bool) -> str:
 
 def _solution(problem: Problem) -> str:
     solution = problem.metadata.get("solution")
+    published = problem.metadata.get("solutions")
+    if solution is None and isinstance(published, Mapping) and PYTHON_3 in published.get("language", ()):
+        solution = published["solution"][list(published["language"]).index(PYTHON_3)]
     if not isinstance(solution, str) or not solution.strip():
         raise ValueError(
             f"problem {problem.id!r} has no solution to show as an example: give its row a field 'solution', ask for the "

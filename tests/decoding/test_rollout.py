@@ -89,6 +89,27 @@ def test_ring_changes_with_the_lengths_in_it(monkeypatch: pytest.MonkeyPatch) ->
     assert rings[-1] == (4, 480)
 
 
+@pytest.mark.parametrize("bad", [[np.nan], [np.inf], [-np.inf] * VOCABULARY])
+def test_logits_that_are_not_finite_stop_a_rollout(bad: list[float]) -> None:
+    """Where a completion meets them, not where only a row does that has ended; tokens barred by -infinity are sound."""
+    prompt = [0, 2]
+    path = greedy_completion(prompt, 4, STOP)
+    states = [sum(n + token for n, token in enumerate(prompt + path[:k])) % VOCABULARY for k in range(5)]
+    assert STOP not in path
+    assert len(set(states)) == 5
+    table = successor_table(50.0)
+    table[:, STOP] = -np.inf
+    table[states[3], : len(bad)] = bad
+    short, long = Prompt("short", prompt, 3), Prompt("a question", prompt, 4)
+
+    def complete(*prompts: Prompt) -> Trajectory:
+        return rollout(CountingLM(jnp.asarray(table)), static(0.0), prompts, key=KEY, stop_ids=[STOP], completions=2, chunk=3)
+
+    assert [complete(short).new_tokens(n).tolist() for n in range(2)] == [path[:3]] * 2
+    with pytest.raises(FloatingPointError, match=r"not finite at new token 4 of a completion of 'a question': .* float32"):
+        complete(short, long)
+
+
 @struct.dataclass
 class ByMean(MixedPolicy):
     """Holds action 1 for prompts of an even number of tokens, as their mean embedding tells, and 0 for the others."""

@@ -23,7 +23,9 @@ def tiny() -> LM:
 def prompts_of(lm: LM, budgets: list[int]) -> list[Prompt]:
     problems = arithmetic.problems("validation", len(budgets))
     texts = [render(lm.tokenizer, problem.question) for problem in problems]
-    return [Prompt(p.id, encode(lm.tokenizer, t), b) for p, t, b in zip(problems, texts, budgets, strict=True)]
+    return [
+        Prompt(p.id, encode(lm.tokenizer, t, lm.config.vocab_size), b) for p, t, b in zip(problems, texts, budgets, strict=True)
+    ]
 
 
 def test_greedy_completions_are_those_of_the_uncached_forward_pass(tiny: LM) -> None:

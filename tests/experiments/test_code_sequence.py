@@ -29,13 +29,13 @@ from pathlib import Path
 from adaptive_jax.learning import environment
 programs, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 judge = environment.grade_many
-def decode_texts(lm, tokens, lengths):
+def decode(tokenizer, tokens, lengths):
     return [programs[int(row[:length].sum()) % len(programs)] for row, length in zip(tokens, lengths)]
 def grade_many(problems, texts, **options):
     with (folder / "judged.jsonl").open("a") as file:
         file.writelines(json.dumps([problem.id, text]) + "\\n" for problem, text in zip(problems, texts))
     return judge(problems, texts, **options)
-environment.decode_texts, environment.grade_many = decode_texts, grade_many
+environment.decode, environment.grade_many = decode, grade_many
 from experiments.code_sequence import CodeSequence, main
 main(CodeSequence(
     model="tiny", dataset=str(folder / "contests.jsonl"), limit=2, train_limit=4, budget=(3,), updates=5, rows=16, seed=1,

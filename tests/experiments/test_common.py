@@ -86,6 +86,7 @@ def test_a_signal_ends_a_run_in_good_order(
             "No space left on device. Mend that, and --run-dir {run} --resume goes on",
         ),
         (FingerprintMismatch("history is float64"), "error: history is float64"),
+        (FloatingPointError("logits are NaN"), "error: logits are NaN. What was measured so far is in {run}"),
         (TrainingDiverged("too many", {"rewards": np.array([np.nan])}), "too many. The batch is in {run}/diverged.npz"),
     ],
 )

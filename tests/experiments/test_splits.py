@@ -152,7 +152,7 @@ def test_too_few_problems_to_train_on(tmp_path: Path, count: int) -> None:
 
 def test_examples_are_neither_trained_on_nor_evaluated(tmp_path: Path) -> None:
     for dataset in ("arithmetic", asked(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(40)])):
-        splits = load_splits(TransferConfig(dataset=dataset, limit=6, train_limit=8, examples=3))
+        splits = load_splits(TransferConfig(dataset=dataset, limit=6, train_limit=8, examples=3, cot="none"))
         assert [len(part) for part in (splits.examples, splits.train, splits.test)] == [3, 8, 6]
         assert_disjoint(splits)
         assert not shared(splits.examples, splits.test + splits.validation + splits.train)

@@ -99,6 +99,31 @@ def test_a_stop_token_outside_the_vocabulary_is_refused(directory: Path, bad: ob
         load_lm(directory)
 
 
+def test_ids_beyond_the_vocabulary_are_refused_where_every_prompt_may_have_them(directory: Path) -> None:
+    """The golden model has 61 ids. The tokenizer's other words are told of by the prompt that has one."""
+    file = directory / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"] |= {"~": 61, "|": 62}
+    file.write_text(json.dumps(tokenizer))
+    lm = load_lm(directory)
+    with pytest.raises(ValueError, match=r"gives 'A~' the id 61 \('~'\), beyond the model's vocabulary of 61"):
+        generate(lm, ["A", "A~"], mixed([SamplingParams(1.0)]), max_new_tokens=1)
+    template = directory / "chat_template.jinja"
+    template.write_text(TEMPLATE + "|")
+    with pytest.raises(ValueError, match=r"model: the tokenizer gives .* the id 62 \('\|'\), beyond"):
+        load_lm(directory)
+    template.write_text("{{ messages[0].role.name.first }}")
+    with pytest.raises(
+        ValueError, match=r"model: the tokenizer's chat template fails \(UndefinedError: .* mend 'chat_template'"
+    ):
+        load_lm(directory)
+    template.write_text(TEMPLATE)
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 63, "content": "<pad>"})
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"model: the tokenizer's added token '<pad>' has the id 63, beyond the model's"):
+        load_lm(directory)
+
+
 def test_a_model_without_stop_tokens_is_refused(directory: Path) -> None:
     write_json(directory / "tokenizer_config.json", eos_token=None)
     with pytest.raises(ValueError, match=r"'eos_token_id' of generation_config.json is missing"):

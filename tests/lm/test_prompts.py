@@ -66,6 +66,6 @@ def test_only_plain_text_is_opened_by_the_tokenizer(plain: Any, chat: Any) -> No
             added.append(add_special_tokens)
             return [1]
 
-    assert encode(Spy(None), "text") == encode(Spy(TEMPLATE), "text") == [1]
+    assert encode(Spy(None), "text", 2) == encode(Spy(TEMPLATE), "text", 2) == [1]
     assert added == [True, False]
-    assert encode(plain, "") == encode(chat, "") == []
+    assert encode(plain, "", 2) == encode(chat, "", 2) == []

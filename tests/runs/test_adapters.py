@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
-from adaptive_jax.runs.records import DamagedRecord
+from adaptive_jax.runs.records import DamagedRecord, read_record, write_record
 from tests.policies.adapters import random_adapter, random_sequence_adapter
 from tests.runs.damage import files, flip
 
@@ -95,6 +96,25 @@ def test_damage_is_found(tmp_path: Path) -> None:
             load_adapter(tmp_path)
         flip(file, 8 * file.stat().st_size // 2)
     assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN))
+
+
+def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
+    """In the run; out of it, an adapter may have any name. Those of before names were kept are taken as they are."""
+    adapters = tmp_path / "adapters"
+    mine, other = adapters / f"{MAIN}-seed0", adapters / f"{MAIN}-seed1"
+    for seed, directory in enumerate((mine, other)):
+        save_adapter(directory, random_adapter(HIDDEN, seed=seed))
+    mine.rename(tmp_path / "aside")
+    other.rename(mine)
+    (tmp_path / "aside").rename(other)
+    for seed, (directory, name) in enumerate(((mine, other.name), (other, mine.name))):
+        for ask in (lambda seed=seed: load_adapter(tmp_path, seed=seed), lambda path=directory: load_adapter(path)):
+            with pytest.raises(DamagedRecord, match=rf"{directory} holds what was written as {name}: it was renamed or exchan"):
+                ask()
+    assert bits(load_adapter(shutil.copytree(mine, tmp_path / "copied"))) == bits(random_adapter(HIDDEN, seed=1))
+    record = read_record(mine)
+    write_record(mine, record.arrays, {key: value for key, value in record.facts.items() if key != "name"})
+    assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN, seed=1))
 
 
 def test_an_adapter_knows_its_model(tmp_path: Path) -> None:

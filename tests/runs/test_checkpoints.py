@@ -55,6 +55,15 @@ def test_a_damaged_one_is_told_and_the_one_before_it_used(checkpoints: Checkpoin
     assert "starting this stage anew" in caplog.messages[-1]
 
 
+def test_those_of_another_stage_are_damaged(checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
+    other = Checkpoints.of(checkpoints.directory, "Training A, seed 0")
+    other.save(1, {}, {"stage": "Training A, seed 0"})
+    assert other.newest()[0] == 1
+    other.directory.rename(checkpoints.directory / "checkpoints" / "training-a-seed-1")
+    assert Checkpoints.of(checkpoints.directory, "training A, seed 1").newest() is None
+    assert "holds what was written as training-a-seed-0" in caplog.messages[-1]
+
+
 def test_those_ahead_of_one_that_is_saved_are_damaged_and_go(checkpoints: Checkpoints) -> None:
     save(checkpoints, 10, 20, 30)
     for path in checkpoints.paths()[1:]:

@@ -35,6 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"a": np.arange(3)}
 
     directory.stage("Training, seed 0", training)
+    directory.stage("Training, seed 1", lambda: {"a": np.arange(4)})
     save_adapter(path / "adapters" / "mine-seed0", random_adapter(6))
     settings = SamplingParams.stack([SamplingParams(0.0), SamplingParams(1.0)])
     save_adapter(path / "adapters" / "other-seed0", sequence_adapter(6, settings))
@@ -83,6 +84,23 @@ def test_damage_is_named(
         (line,) = [line for line in out.splitlines() if line.startswith("DAMAGED")]
         assert str(copy / place) in line
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("part", ["adapters", "checkpoints"])
+def test_what_was_exchanged_is_named(
+    run: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    one, other = sorted((tmp_path / "copy" / part).iterdir())
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    status, out, _ = inspected(tmp_path / "copy", monkeypatch, capsys)
+    assert status == 1
+    told = [line for line in out.splitlines() if line.startswith("DAMAGED")]
+    assert len(told) == 2
+    for place, name in ((one, other.name), (other, one.name)):
+        assert any(f"{place} holds what was written as {name}" in line for line in told)
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from adaptive_jax.tasks import maths_pool
 from adaptive_jax.tasks.grading import grade_many
 from adaptive_jax.tasks.maths_pool import MathsPool
 from adaptive_jax.tasks.problem import Problem, Verdict
+from adaptive_jax.tasks.workers import KILLED_STARTS
 from tests.tasks.processes import LIGHT_PACKAGE, alive, children, wait_until
 
 TOWER = "10^{10^{10}}"
@@ -156,28 +155,39 @@ def test_a_worker_that_dies_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
     assert set(workers_of(os.getpid())) == before
 
 
-def test_deaths_all_the_time_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = MathsPool(2)
-    slow = FAKE_WORKER.replace("gold, answer =", "time.sleep(0.005); gold, answer =")
-    monkeypatch.setattr(pool, "_command", [sys.executable, "-c", slow])
-    before, done, killed = set(workers_of(os.getpid())), threading.Event(), []
-
-    def kill() -> None:
-        while not done.wait(0.05):
-            for worker in set(workers_of(os.getpid())) - before:
-                with suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-                    killed.append(worker)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+MORTAL_WORKER = """# every other one dies as it starts, and request n kills the first n % 3 that get it
+import json, os, sys
+folder, born = sys.argv[1], 0
+while True:
     try:
-        assert pool.verdicts([("", "fine")] * 400) == ["correct"] * 400
-    finally:
-        done.set()
-        killer.join()
-        pool.close()
-    assert len(killed) > 2
+        open(f'{folder}/born-{born}', 'x').close()
+        break
+    except FileExistsError:
+        born += 1
+if born % 2:
+    os.kill(os.getpid(), 9)
+print('"ready"', flush=True)
+for line in sys.stdin:
+    n, verdict = json.loads(line)
+    with open(f'{folder}/{n}', 'a') as deaths:
+        if deaths.tell() < int(n) % 3:
+            deaths.write('x')
+            deaths.flush()
+            os.kill(os.getpid(), 9)
+    print(json.dumps(verdict), flush=True)
+"""
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_deaths_all_the_time_change_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """More of them, at work and at start, than any limit on deaths in a row allows for a whole batch."""
+    pool = MathsPool(size)
+    monkeypatch.setattr(pool, "_command", [sys.executable, "-S", "-c", MORTAL_WORKER, str(tmp_path)])
+    expected: list[Verdict] = ["correct" if n % 5 else "wrong" for n in range(30)]
+    assert pool.verdicts([(str(n), verdict) for n, verdict in enumerate(expected)]) == expected
+    assert sum((tmp_path / str(n)).stat().st_size for n in range(30)) == 30
+    assert len(list(tmp_path.glob("born-*"))) > 2 * KILLED_STARTS
+    pool.close()
 
 
 def test_workers_killed_as_they_start_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
