@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_jax.decoding.generate import decode_texts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.parallel import exchange
@@ -53,12 +52,10 @@ def samples_of(
         chosen = heapq.nsmallest(KEPT, candidates)
         numbers = [n for _, n, _ in chosen]
         lengths = np.minimum(trajectory.lengths[numbers], [budget for *_, budget in chosen])
-        for (order, n, budget), text in zip(
-            chosen, decode_texts(environment.lm, trajectory.tokens[numbers], lengths), strict=True
-        ):
+        texts = environment.texts(trajectory.tokens[numbers], lengths)
+        for (order, n, budget), text in zip(chosen, texts, strict=True):
             problem = environment.questions[asked[n // each]].problem
             told = {"problem": problem.id, "question": problem.question, "gold": problem.answer, "budget": budget}
-            text = environment.stop.cut(text)
             own.append({"group": group, "verdict": verdict, **told, "completion": n % each, "text": text, "order": order})
     everyones = [sample for theirs in exchange({"samples": _packed(own)}) for sample in unpacked(theirs["samples"])]
     everyones.sort(key=lambda sample: (sample["group"], sample["verdict"], sample.pop("order")))
@@ -81,7 +78,7 @@ def samples_jsonl(methods: Mapping[str, Iterable[Sample]]) -> str:
     """The content of `samples.jsonl`: a line for each of `KEPT` samples of each verdict and method, with "method" in front."""
     named = ({"method": name} | sample for name, samples in methods.items() for sample in samples)
     lines = [{key: value for key, value in sample.items() if key != "group"} for sample in few(named, ("method", "verdict"))]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _packed(samples: list[Sample]) -> np.ndarray:
