@@ -39,7 +39,7 @@ def work(path: Path) -> None:
     state, curve = run.loop(
         "training", start, lambda state: train(environment, state, SETTINGS, validation=validation), every=1
     )
-    save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter, run.fingerprint)
+    save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter, fingerprint=run.fingerprint)
     arrays = run.stage("closing", lambda: named_leaves(state.adapter.params), given=state.adapter)
     means = {name: array.mean() for name, array in arrays.items()}
     run.write_json("results.json", {"means": means, "curve": [line["reward"] for line in curve]})

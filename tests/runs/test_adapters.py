@@ -119,7 +119,7 @@ def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
 
 def test_an_adapter_knows_its_model(tmp_path: Path) -> None:
     lm = load_lm("tiny")
-    save_adapter(tmp_path / "own", random_adapter(HIDDEN), model_fingerprint(lm) | {"seed": 3})
+    save_adapter(tmp_path / "own", random_adapter(HIDDEN), fingerprint=model_fingerprint(lm) | {"seed": 3})
     assert bits(load_adapter(tmp_path / "own", lm=lm)) == bits(random_adapter(HIDDEN))
     other = dataclasses.replace(lm, params=jax.tree.map(lambda leaf: leaf * 2, lm.params), stop_ids=(1,))
     with pytest.raises(FingerprintMismatch, match=r"own was made.*weights was \"float32 \w+\" and is.*tokenizer was"):
