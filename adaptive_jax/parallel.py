@@ -9,8 +9,10 @@ processes: each takes a part of the decisions, and gradients are summed (`Lanes.
 lane is several devices that share a model between them (a mesh axis that is left to XLA): should pmap go, this file changes.
 """
 
+import contextlib
 import functools
 import io
+import itertools
 import math
 import os
 import pickle
@@ -21,10 +23,15 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # the store has no public name; orbax uses it as well
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adaptive_jax.lm.sharding import DATA, MODEL
+
+_ASKED, _STOPPING, _MEETING = "adaptive_jax/asked", "adaptive_jax/stopping", "adaptive_jax/meeting"  # keys of the store
+_LOOK_OUT = 500  # milliseconds between two looks for a request to stop, while others are waited for
+_meetings = itertools.count()  # all processes meet equally often
 
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is dead, and the job ends
 
@@ -298,10 +305,83 @@ def by_chief(action: Callable[[], ResultT]) -> ResultT:
     return result
 
 
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop, and did.
+
+    Attributes:
+        status: the exit status that says so, 128 plus the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.status = 128 + number
+
+
+def ask_to_stop(number: int) -> None:
+    """Tell the job's other processes that this one has got a signal. May be called from any thread."""
+    if _store() is not None:  # and there are others; jax.process_count() would wait for a backend that is being set up
+        _store().key_value_set(f"{_ASKED}/{jax.process_index()}", str(number), allow_overwrite=True)
+
+
+def stop_requested() -> int:
+    """The signal that the job is to stop for, 0 if it is not; to be asked by the main thread, in any process at any time.
+
+    Process 0 alone decides that the job stops, so that it cannot decide both that and, in `meet`, that it goes on.
+    """
+    asked = [int(number) for _, number in _store().key_value_dir_get(f"{_ASKED if chief() else _STOPPING}/")]
+    if asked and chief():
+        _store().key_value_set(f"{_STOPPING}/signal", str(max(asked)), allow_overwrite=True)
+    return max(asked, default=0)
+
+
+def meet() -> None:
+    """Wait until all processes are here, before they do something together: there, none may wait for one that has stopped.
+
+    Each tells that it has come, and process 0 that all have. Until then whoever waits looks out for a request to stop. One that
+    finds the request, and only then no word of process 0, knows that there will be none.
+
+    Raises:
+        Stopped: the job is to stop; so it does in all processes, here or where they next ask `stop_requested`.
+    """
+    number = next(_meetings)
+    for other in range(1, jax.process_count()) if chief() else (0,):
+        if not chief():
+            _store().key_value_set(f"{_MEETING}/{number}/{jax.process_index()}", "here")
+        while True:
+            requested = stop_requested()
+            if requested and chief():
+                raise Stopped(requested)
+            try:
+                _store().blocking_key_value_get(f"{_MEETING}/{number}/{other}", _LOOK_OUT)
+                break
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            if requested:
+                raise Stopped(requested)
+    if chief():
+        _store().key_value_set(f"{_MEETING}/{number}/0", "all are here")
+        if number:
+            _store().key_value_delete(f"{_MEETING}/{number - 1}/")
+
+
+def leave_together() -> None:
+    """Wait until all processes have stopped: JAX ends a job whose first process waits long for the last."""
+    if jax.process_count() > 1:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # one of them is dead, or still compiling
+            _store().wait_at_barrier("adaptive_jax/stopped", 1000 * HEARTBEAT_SECONDS)
+
+
+def _store() -> Any:
+    """The key-value store of the job's processes, which waits for none of them, unlike collectives."""
+    return distributed.global_state.client
+
+
 def exchange(own: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """What each process gave, in the order of the processes, bit for bit; all must call it."""
     if jax.process_count() == 1:
         return [dict(own)]
+    meet()
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **own)
     content = np.frombuffer(stream.getvalue(), np.uint8)

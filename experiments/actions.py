@@ -32,10 +32,13 @@ def scored(
     completions: int,
     config: SequenceConfig,
     run: RunDirectory,
+    *,
+    apart: bool = False,
 ) -> ActionScores:
     """Verdicts on `completions` completions of every question under every action, as a stage of the run: computed once.
 
-    Questions that the grader failed on are marked; see `ActionScores.known`.
+    Questions that the grader failed on are marked; see `ActionScores.known`. Samples are kept for all actions together, or for
+    each `apart`.
 
     Raises:
         GradedRewards: a reward is neither 0 nor 1; the sequence adapter learns for Pass@B.
@@ -50,6 +53,7 @@ def scored(
                 seed=config.seed,
                 completions=completions,
                 rows=config.rows,
+                sampled=len(actions) if apart else 1,
                 on_progress=progress.at_least,
             )
         run.log(event="scored", stage=name, questions=len(environment), unknown=int((~scores.known).sum()))

@@ -30,6 +30,7 @@ from adaptive_jax.evaluation.choices import (
 )
 from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
+from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
 from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
@@ -169,9 +170,12 @@ class Part:
         run: RunDirectory,
     ):
         self._questions, self._budgets = environment.questions, config.budgets
-        self._scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run)
+        self._scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run, apart=True)
         self._last, self._mean = embeddings(environment)
         self.verdicts = self._scores.verdicts
+        self.samples: dict[str, list[Sample]] = {setting_name(setting): [] for setting in settings}
+        for sample in unpacked(self._scores.samples):
+            self.samples[setting_name(settings[sample["group"]])].append(sample)
 
     def asked(self, cot: Cot, budget: int, *, each_way: bool = False) -> Asked:
         """The questions of a row of the table at a token budget; with `each_way`, mix has every problem in both ways."""
@@ -206,7 +210,7 @@ def compare(lm: LM, parts: dict[str, Part], experiment: str, config: MathSequenc
                 for method, runs in scores.items():
                     over = None if method == BASELINE else (BASELINE, scores[BASELINE][0])
                     rows[name] += pass_rows(method, cot, budget, runs, over)
-            tables = report(lm, rows, {name: parts[name].verdicts for name in evaluated}, experiment, config, run)
+            tables = report(lm, rows, parts, experiment, config, run)
     return tables
 
 
@@ -287,18 +291,19 @@ def table(asked: Asked) -> Table:
 def report(
     lm: LM,
     rows: dict[str, list[Row]],
-    verdicts: dict[str, np.ndarray],
+    parts: dict[str, Part],
     experiment: str,
     config: MathSequence,
     run: RunDirectory,
 ) -> str:
-    """Write results.json, results.md and the figures; those of the problems of --eval-dataset are called transfer."""
+    """Write results.json, samples.jsonl, results.md and the figures; those of --eval-dataset are called transfer."""
     texts = [f"Actions: {'; '.join(map(setting_name, config.settings))}.\n"]
     names = [name for name, _, _ in TRAINED.values()]
     for number, (dataset, own) in enumerate(rows.items()):
         prefix = "" if number == 0 else "transfer-"
-        content = results_json(experiment, lm.name, dataset, own, {"all actions": verdicts[dataset]})
+        content = results_json(experiment, lm.name, dataset, own, {"all actions": parts[dataset].verdicts})
         run.write_json(f"{prefix}results.json", content)
+        run.write_text(f"{prefix}samples.jsonl", samples_jsonl(parts[dataset].samples))
         for budget in dict.fromkeys(row.budget for row in own):
             shown = [row for row in own if row.budget == budget]
             paper = paper_values(lm.name, dataset, "sequence adapter, budget")

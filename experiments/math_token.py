@@ -25,6 +25,7 @@ from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json
+from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import mean_of_known
 from adaptive_jax.evaluation.tables import paper_values, pass_table
 from adaptive_jax.learning.environment import Environment
@@ -170,6 +171,7 @@ class Comparison:
         self._evaluated = dict(evaluated)
         self._rows: dict[str, list[Row]] = {name: [] for name in self._evaluated}
         self._verdicts: dict[str, dict[str, np.ndarray]] = {name: {} for name in self._evaluated}
+        self._samples: dict[str, dict[str, list[Sample]]] = {name: {} for name in self._evaluated}
         self._best: Estimates = {}
 
     def run(self) -> str:
@@ -232,6 +234,7 @@ class Comparison:
         """What a method reached, in each training seed."""
         for dataset in self._evaluated:
             self._verdicts[dataset][method] = np.sum([scores[dataset].verdicts for scores in runs], axis=0)
+            self._samples[dataset][method] = [sample for scores in runs for sample in unpacked(scores[dataset].samples)]
         counts = self._config.counts
         self._add_estimates(method, [{(name, k): own[name].pass_at(k) for name in own for k in counts} for own in runs])
 
@@ -243,12 +246,13 @@ class Comparison:
         self._report()
 
     def _report(self, *, figures: bool = False) -> str:
-        """Write results.json, results.md and the figures; those of --eval-dataset are called transfer. Returns the tables."""
+        """Write results.json, samples.jsonl, results.md and the figures (transfer- for --eval-dataset). Returns the tables."""
         name, texts = self._training.lm.name, []
         for number, (dataset, rows) in enumerate(self._rows.items()):
             prefix = "transfer-" if number else ""
             content = results_json("math_token", name, dataset, rows, self._verdicts[dataset])
             self._run.write_json(f"{prefix}results.json", content)
+            self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset]))
             for k in self._config.counts:
                 own = [row for row in rows if row.metric == f"pass@{k}"]
                 texts += [caption(name, dataset, own), markdown_table(own)]
@@ -286,6 +290,7 @@ def score(
                 seed=config.seed,
                 completions=completions,
                 rows=config.rows,
+                sampled=1,
                 on_progress=progress.at_least,
             )
         return vars(scores)

@@ -19,6 +19,7 @@ import numpy as np
 
 from adaptive_jax.evaluation.figures import coverage_figure
 from adaptive_jax.evaluation.results import MEAN, Gain, Row, results_json
+from adaptive_jax.evaluation.samples import samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, paired_ci95
 from adaptive_jax.evaluation.tables import HELD_OUT, SELECTED_ON, coverage_table
 from adaptive_jax.learning.environment import Cot, Environment
@@ -109,8 +110,10 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
             )
             value = float(reached[method].mean())
             rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), config, gain if method == GREEDY else None))
-    name, verdicts = validation.lm.name, {"all candidates": tried.verdicts, "selected, held out": held_out.verdicts}
+    name, scores = validation.lm.name, {"all candidates": tried, "selected, held out": held_out}
+    verdicts = {method: own.verdicts for method, own in scores.items()}
     run.write_json("results.json", results_json("select_actions", name, config.dataset, rows, verdicts))
+    run.write_text("samples.jsonl", samples_jsonl({method: unpacked(own.samples) for method, own in scores.items()}))
     run.write_file("coverage.png", lambda path: coverage_figure(path, rows))
     names = {method: [setting_name(settings[index]) for index in indices] for method, indices in chosen.items()}
     table = coverage_table(rows, names, name, config.dataset)

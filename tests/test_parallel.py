@@ -150,6 +150,23 @@ def test_the_main_experiment_by_two_processes_is_that_by_one(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
+@pytest.mark.parametrize(("busy", "asked"), [(0, 1), (1, 0)])
+def test_a_job_stops_in_the_middle_of_a_stage(tmp_path: Path, busy: int, asked: int) -> None:
+    """One process is at work and the other waits for it; the one that waits gets the signal, and both leave."""
+    job = start(2, 1, tmp_path / "cache", "wait", str(busy))
+    try:
+        for process in job:
+            while (line := process.stdout.readline()) != "ready\n":  # JAX may have said something before
+                assert line, "it ended before it was asked"
+        job[asked].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=30)[0] for process in job]  # what is promised: otherwise they go on for ever
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in job] == [143, 143], said
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_job_and_the_next_one_goes_on(runs: Path, tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"

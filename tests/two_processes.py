@@ -1,12 +1,14 @@
 """One process of a job of several, or all of a job of one; see test_parallel.py, which starts it.
 
 python -m tests.two_processes train RUN [UPDATES]      a run with a training and an evaluation
+python -m tests.two_processes wait NUMBER              process NUMBER works until it is to stop, the other waits for it
 python -m tests.two_processes math_token FLAG...       the experiment, with a heartbeat that suits a test
 """
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,21 @@ def train_and_evaluate(path: Path, updates: int) -> None:
     run.close()
 
 
+def wait_for(busy: int) -> None:
+    """Works, or waits for what the other has, and leaves where the job is to stop."""
+    from adaptive_jax.runs.stopping import Stop, Stopped
+
+    try:
+        with Stop() as stop:
+            print("ready", flush=True)
+            while jax.process_index() == busy:
+                stop.check()
+                time.sleep(0.01)
+            parallel.total(1)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
+
+
 def follow_preferences() -> dict[str, Any]:
     """An update by pairs of 8 decisions or, every second one, of 4, which has another shape where all of a process's are."""
     from adaptive_jax.learning.lpo import Preferences, lpo_update
@@ -80,6 +97,8 @@ if __name__ == "__main__":
         parallel.connect()
     if sys.argv[1] == "train":
         train_and_evaluate(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "wait":
+        wait_for(int(sys.argv[2]))
     else:
         from experiments import math_token
         from experiments.common import launch

@@ -9,6 +9,7 @@ import numpy as np
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.evaluation.samples import NONE, samples_of
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.parallel import gather, rows_here, share, total
@@ -24,11 +25,13 @@ class Scores:
         rewards: float32 [Q, G, K] in [0, 1]; 1.0 is right, and nothing less.
         valid: bool [Q, G, K], False where the grader failed.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
+        samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
     """
 
     rewards: np.ndarray
     valid: np.ndarray
     verdicts: np.ndarray = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
+    samples: np.ndarray = field(default_factory=lambda: NONE)
 
     @property
     def correct(self) -> np.ndarray:
@@ -53,6 +56,7 @@ def evaluate(
     completions: int = 1,
     seed: int = 0,
     rows: int = 256,
+    sampled: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Pass@1 of a policy at several token budgets.
@@ -66,6 +70,7 @@ def evaluate(
         completions: G per question.
         seed: fixes every draw; with the same seed every policy gets the same draws.
         rows: how many completions are decoded side by side.
+        sampled: keep samples for each of so many groups of completions (see `samples_of`); 0 keeps none.
         on_progress: called with the number of this process's completions that have ended.
 
     Raises:
@@ -75,8 +80,9 @@ def evaluate(
     rolled = list(budgets) if policy.sees_budget else [max(budgets)]
     asked, limits = np.tile(np.arange(count), len(rolled)), np.repeat(rolled, count)
     own = share(len(asked))
-    with environment.grading(np.repeat(asked[own], completions), None if policy.sees_budget else budgets) as grading:
-        rollout(
+    cuts = None if policy.sees_budget else budgets
+    with environment.grading(np.repeat(asked[own], completions), cuts) as grading:
+        trajectory = rollout(
             lm.decoder,
             policy,
             [
@@ -93,6 +99,7 @@ def evaluate(
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
+    samples = samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, sampled) if sampled else NONE
     counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
 
     def per_question(values: np.ndarray) -> np.ndarray:
@@ -101,7 +108,7 @@ def evaluate(
             everyones = everyones.reshape(len(budgets), count, completions).transpose(1, 2, 0)
         return everyones
 
-    return Scores(per_question(rewards), per_question(valid), counts)
+    return Scores(per_question(rewards), per_question(valid), counts, samples)
 
 
 @dataclass(frozen=True)
@@ -114,11 +121,13 @@ class ActionScores:
         rewards: float32 [K, Q, A, G] in [0, 1]; 1.0 is right, and nothing less.
         known: bool [Q], whether the grader judged all of the question's completions.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
+        samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
     """
 
     rewards: np.ndarray
     known: np.ndarray
     verdicts: np.ndarray
+    samples: np.ndarray = field(default_factory=lambda: NONE)
 
     @property
     def wins(self) -> np.ndarray:
@@ -134,6 +143,7 @@ def score_actions(
     completions: int,
     seed: int = 0,
     rows: int = 256,
+    sampled: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> ActionScores:
     """Try every action `completions` times on every question, in one rollout: one compilation, every prompt computed once.
@@ -143,9 +153,12 @@ def score_actions(
         actions: the action space, shape [A]; each action is held for a whole completion.
         budgets, seed, rows, on_progress: see `evaluate`.
         completions: G per question and action.
+        sampled: see `evaluate`; with as many as there are actions, a sample's group is its action.
     """
     policy = InTurn(actions.broadcast(len(actions)))
     total = completions * len(actions)
-    scores = evaluate(environment, policy, budgets, seed=seed, completions=total, rows=rows, on_progress=on_progress)
+    scores = evaluate(
+        environment, policy, budgets, seed=seed, completions=total, rows=rows, sampled=sampled, on_progress=on_progress
+    )
     rewards = scores.rewards.reshape(len(environment), completions, len(actions), len(budgets))
-    return ActionScores(rewards.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)), scores.verdicts)
+    return ActionScores(rewards.transpose(3, 0, 2, 1), np.all(scores.valid, axis=(1, 2)), scores.verdicts, scores.samples)

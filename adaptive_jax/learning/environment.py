@@ -157,6 +157,10 @@ class Environment:
         """Grades completions, which answer questions `asked`, int [N], while others are still decoded."""
         return Grading(self, np.asarray(asked), cuts)
 
+    def texts(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+        """The texts of completions up to the first stop text; arguments as for `grades`."""
+        return [self.stop.cut(text) for text in decode(self.lm.tokenizer, tokens, lengths)]
+
     def grades(self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray) -> list[Grade]:
         """Verdicts on completions, and their rewards.
 
@@ -168,7 +172,7 @@ class Environment:
             RewardFailed: the reward function failed on all of its first completions.
             SandboxUnavailable: see `grade_many`.
         """
-        texts = [self.stop.cut(text) for text in decode(self.lm.tokenizer, tokens, lengths)]
+        texts = self.texts(tokens, lengths)
         problems = [self.questions[i].problem for i in asked]
         if self.reward is not None:
             return self.reward.grades(problems, texts)

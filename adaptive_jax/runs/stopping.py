@@ -3,26 +3,18 @@
 import os
 import signal
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
 import jax
 
-from adaptive_jax.parallel import largest
+from adaptive_jax.parallel import Stopped, ask_to_stop, largest, leave_together, stop_requested
 
+__all__ = ["SIGNALS", "Stop", "Stopped"]
+
+LOOK_EVERY = 1.0  # seconds between two questions whether another process has been asked to stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(KeyboardInterrupt):
-    """A run was asked to stop, and did.
-
-    Attributes:
-        status: the exit status that says so, 128 plus the signal's number.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by signal {number}")
-        self.status = 128 + number
 
 
 class Stop:
@@ -34,12 +26,21 @@ class Stop:
 
     def __init__(self) -> None:
         self._asked: int | None = None
+        self._looked = 0.0
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
-        """Raises Stopped if the run has been asked to stop; where it has several processes, they stop together (`agree`)."""
-        if self._asked is not None and jax.process_count() == 1:
-            raise Stopped(self._asked)
+        """Raises Stopped if the run, in any of its processes, has been asked to stop.
+
+        Of several processes each stops where it next checks, or where it waits for another (`parallel.meet`).
+        """
+        if jax.process_count() == 1:
+            if self._asked is not None:
+                raise Stopped(self._asked)
+        elif (now := time.monotonic()) - self._looked >= LOOK_EVERY:
+            self._looked = now
+            if requested := stop_requested():
+                raise Stopped(requested)
 
     def agree(self) -> None:
         """Raises Stopped in all processes if one of them has been asked to stop; all must call it."""
@@ -64,6 +65,8 @@ class Stop:
         os.close(self._writer)
         self._thread.join()
         os.close(self._reader)
+        if kind is not None and issubclass(kind, Stopped):
+            leave_together()
 
     def _listen(self) -> None:
         while received := os.read(self._reader, 1):
@@ -73,6 +76,7 @@ class Stop:
             if self._asked is None:
                 self._asked = number
                 _tell("stopping: saving first; a second Ctrl-C ends this at once, and what is not saved is computed again\n")
+                ask_to_stop(number)
             elif number == signal.SIGINT:
                 _tell("ended at once\n")
                 os._exit(128 + number)

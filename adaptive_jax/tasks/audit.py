@@ -14,7 +14,7 @@ from adaptive_jax.tasks.problem import Problem, Verdict
 
 REFERENCE, CHANGED = "reference answers", "one number changed"
 
-_NOT_A_SUM = re.compile(r"[=<>,%&°:\\]|[a-zA-Z]{4}")
+_NOT_A_SUM = re.compile(r"[=<>,%&°:|\\]|[a-zA-Z]{4}")
 _IN_SUMS = re.compile(r"\\(?:frac|sqrt|pi|cdot)(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\(frac|sqrt|pi)(?![a-zA-Z])\s*")
 _FACTORS = re.compile(r"(-?\w*)((?:\([^(),]+\)){2,})")
@@ -143,7 +143,8 @@ def plain_text(answer: str) -> str:
             end = close + 1
         before = text[: match.start()]
         if match[1] == "sqrt":
-            text = f"{before}sqrt({arguments[0]}){text[end:]}"
+            gap = " " if before[-1:].isalpha() else ""  # behind a command
+            text = f"{before}{gap}sqrt({arguments[0]}){text[end:]}"
         elif before[-1:].isdigit():
             return answer  # a mixed number
         else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from adaptive_jax.tasks.maths_forms import interval, is_set, is_unit, latex, member, reading, unchained
+from adaptive_jax.tasks.maths_forms import both_signs, interval, is_set, is_unit, latex, member, reading, unchained
 from adaptive_jax.tasks.maths_screen import numbers_apart, overlooked
 from adaptive_jax.tasks.problem import Verdict
 
@@ -182,7 +182,7 @@ def comparisons(question: str, gold: str, answer: str) -> list[tuple[str, str]]:
     inequality and an interval, such as `x > 2` and `(2,\infty)`, are compared as intervals. All numbers are exact: 0.333 is
     not 1/3, and 1.414214 not the root of 2.
     """
-    left, right = member(_canonical(gold).form), member(_canonical(answer).form)
+    left, right = (both_signs(member(_canonical(text).form)) for text in (gold, answer))
     left_interval, right_interval = interval(left), interval(right)
     pairs: list[tuple[str, str]] = []
     if left_interval and right_interval:

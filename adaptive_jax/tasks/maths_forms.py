@@ -82,6 +82,7 @@ _SPELLINGS = (
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\+/-"), r"\\pm "),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"\*"), r"\\cdot "),
 )
@@ -91,6 +92,7 @@ _PLAIN_FRACTION = re.compile(r"(?<![\w.,)}\]^/])([0-9]+)/([0-9]+)(?![\w.,(^])")
 
 _HAS_ARGUMENTS = re.compile(r"\\(?:(frac|binom)|(sqrt|root|cbrt))(?![a-zA-Z])|(\^)|(_)")
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)", re.DOTALL)
+_ABSOLUTE = re.compile(r"(?<![a-zA-Z\\])abs\(")
 _DIGITS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _WRITTEN_ROOT = re.compile(r"[0-9]+(?:\.[0-9]+)?|\\?[a-zA-Z]+")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -123,6 +125,8 @@ _DEGREES = re.compile(r"([\w)}])\s*(?:\^\{\\circ\}|°|\\text\{ ?degrees?\}|degre
 _FROM_BELOW = re.compile(r"([\[(][^,]+),\\infty\)")
 _FROM_ABOVE = re.compile(r"\(-\\infty,([^,]+[\])])")
 _IMAGINARY = re.compile(r"(?<=[0-9])i(?![a-zA-Z])")
+_EITHER_SIGN = re.compile(r"\\pm(?![a-zA-Z])")
+_FIRST_SIGN = re.compile(r"(^\s*|[=({,\[]\s*)\\pm(?![a-zA-Z])")
 _LIST_JOIN = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _LABEL = re.compile(
     rf"{_VARIABLE}'*|{_VARIABLE}(?:\^\{{-1\}})?\([^()]*\)|\|?[A-Z]{{2,4}}\|?|\[[A-Z]{{3,6}}\]|\\overline\{{[A-Z]{{2}}\}}"
@@ -153,7 +157,7 @@ def latex(text: str) -> str:
     for pattern in (_OVERLINED, _DOTTED, _BRACKETED):
         text = pattern.sub(_repeating, text)
     text = _braced(text)
-    text = _PLAIN_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _PLAIN_FRACTION.sub(r"\\frac{\1}{\2}", _divided(_absolute(text)))
     builder = _BUILDER.match(text)
     if builder and _RELATION.search(builder[2]):
         text = builder[2]
@@ -252,6 +256,42 @@ def _argument(text: str, start: int, plain: bool, brackets: bool, digits: bool) 
         if sign and (rest := _argument(text, start + 1, plain, brackets, digits)):
             return sign + rest[0], rest[1]
     return (text[start], start + 1) if text[start].isalnum() or text[start] in "'" else None
+
+
+def _absolute(text: str) -> str:
+    """`abs(x-1)` as `|x-1|`, from the right, so that inner ones come first."""
+    for match in reversed(list(_ABSOLUTE.finditer(text))):
+        if close := closing(text, match.end() - 1):
+            text = f"{text[: match.start()]}|{text[match.end() : close]}|{text[close + 1 :]}"
+    return text
+
+
+def _divided(text: str) -> str:
+    r"""A quotient of something in parentheses, such as `(1+\sqrt{5})/2`, as a fraction: what stands in one may have a \pm."""
+    for slash in reversed([match.start() for match in re.finditer("/", text)]):
+        before, after = text[:slash].rstrip(), text[slash + 1 :].lstrip()
+        start = _opening(before) if before.endswith(")") else None
+        if start is None or not (start == 0 or before[:start].rstrip()[-1:] in ("", *"+-=,({[")):
+            continue
+        if after.startswith("("):
+            close = closing(after, 0)
+            below, rest = (after[1:close], after[close + 1 :]) if close else ("", "")
+        else:
+            number = _DIGITS.match(after)
+            below, rest = (number[0], after[number.end() :]) if number else ("", "")
+        if below and not re.match(r"[\w.^!(]", rest):
+            text = rf"{before[:start]}\frac{{{before[start + 1 : -1]}}}{{{below}}}{rest}"
+    return text
+
+
+def _opening(text: str) -> int | None:
+    """Where the parenthesis opens that closes at the end of a text."""
+    depth = 0
+    for index in range(len(text) - 1, -1, -1):
+        depth += (text[index] == ")") - (text[index] == "(")
+        if depth == 0:
+            return index
+    return None
 
 
 def reading(form: str) -> str:
@@ -375,6 +415,20 @@ def _solved(pieces: list[str]) -> tuple[str, str] | None:
     opening = "[" if low == r"\le" and r"\infty" not in lower else "("
     closing = "]" if high == r"\le" and r"\infty" not in upper else ")"
     return variable, f"{opening}{lower},{upper}{closing}"
+
+
+def both_signs(form: str) -> str:
+    r"""Each element of a list that has one \pm, or one on each side of an equation, as two: `1\pm x` as `1+x, 1-x`."""
+    if r"\pm" not in form:
+        return form
+    braces = form.strip().startswith(r"\{") and form.strip().endswith(r"\}")
+    elements = []
+    for element in split(_LIST_JOIN.sub(",", form.strip()[2:-2] if braces else form), ","):
+        if not _EITHER_SIGN.search(element) or any(len(_EITHER_SIGN.findall(side)) > 1 for side in split(element, "=")):
+            elements.append(element)
+        else:
+            elements += [_EITHER_SIGN.sub("+", _FIRST_SIGN.sub(r"\1", element)), _EITHER_SIGN.sub("-", element)]
+    return rf"\{{{','.join(elements)}\}}" if braces else ",".join(elements)
 
 
 def member(form: str) -> str:

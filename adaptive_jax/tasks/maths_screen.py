@@ -14,6 +14,7 @@ from adaptive_jax.tasks.maths_forms import is_unit, latex
 _JOINS = ("", ",", "and", "or")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _DROPPED = re.compile(r"\\[lcdv]?dots[a-z]?|\.\.|…|\\(?:approx|simeq)|answer", re.IGNORECASE)
+_CLOSED_INFINITY = re.compile(r"\\infty\s*\]|\[\s*-\s*\\infty")
 _BASE = re.compile(r"[0-9][A-F]*\s*_\s*\{?\s*([0-9]+)\s*\}?\s*$")
 _SPACE = re.compile(r"\\[,:;> ]|\\q?quad(?![a-zA-Z])|[\s~]")
 _APART = re.compile(r"[0-9]\.? +\.?[0-9]")
@@ -44,6 +45,7 @@ def overlooked(gold: str, answer: str) -> bool:
     said = {match.group().casefold() for match in _DROPPED.finditer(answer)}
     return (
         any(word not in gold.casefold() for word in said)
+        or (bool(_CLOSED_INFINITY.search(answer)) and not _CLOSED_INFINITY.search(gold))
         or _another_base(gold, answer)
         or (numbers_apart(answer) and not numbers_apart(gold))
         or _another_kind(gold, answer)

@@ -59,7 +59,10 @@ def main(seconds: int, megabytes: int) -> None:
         )
         if not (isinstance(left, Expr) and isinstance(right, Expr)) or (both_named and not equal):
             return equal
-        sizes = [abs(number.doit().evalf(DIGITS)) for number in (left, right, left - right)]
+        try:
+            sizes = [abs(number.doit().evalf(DIGITS)) for number in (left, right, left - right)]
+        except Exception:  # a sum that holds a set, and whatever else sympy cannot evaluate
+            return equal
         if not all(size.is_comparable and size.is_finite for size in sizes):  # there are variables, or infinity
             return equal
         # verify rounds small numbers away, and misses some that are equal; but it knows that 50 percent may be called 50

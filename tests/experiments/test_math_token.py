@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import read_metrics
 from adaptive_jax.runs.inspection import inspect_run
 from adaptive_jax.runs.records import read_record
+from adaptive_jax.tasks.grading import grade_many
+from adaptive_jax.tasks.problem import Problem
 from experiments import math_token
 from experiments.common import launch
 
@@ -87,8 +90,8 @@ def results(run: Path, name: str = "results.json") -> dict[str, Any]:
 
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
-    files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md"}
-    others = {"transfer-results.json", "adapters", "checkpoints", ".lock"}
+    files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "samples.jsonl"}
+    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", ".lock"}
     figures = {"training.png", "budgets.png", "transfer-budgets.png"}
     assert {path.name for path in run.iterdir()} == files | figures | others
     for figure in figures:
@@ -130,6 +133,22 @@ def test_python_comes_to_the_bits_of_the_command_line(whole: tuple[Path, str, st
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
         np.testing.assert_array_equal(values, theirs[name])
+
+
+@pytest.mark.parametrize("prefix", ["", "transfer-"])
+def test_twenty_completions_of_each_verdict_can_be_read(whole: tuple[Path, str, str], prefix: str) -> None:
+    """As many as results.json counts, at most 20; each is graded again from its text and gets the verdict it is kept for."""
+    samples = [json.loads(line) for line in (whole[0] / f"{prefix}samples.jsonl").read_text().splitlines()]
+    found = Counter((sample["method"], sample["verdict"]) for sample in samples)
+    counts = results(whole[0], f"{prefix}results.json")["verdicts"]
+    assert found == {(name, v): min(20, n) for name, own in counts.items() for v, n in own.items() if n}
+    kind = "math" if prefix else "integer"
+    problems = [Problem(sample["problem"], sample["question"], sample["gold"], kind=kind) for sample in samples]
+    assert grade_many(problems, [sample["text"] for sample in samples]) == [sample["verdict"] for sample in samples]
+    assert {sample["budget"] for sample in samples} == {24, 6}
+    assert len({(sample["method"], sample["problem"], sample["completion"], sample["budget"]) for sample in samples}) == len(
+        samples
+    )
 
 
 @pytest.mark.parametrize(("name", "count"), [("results.json", 24), ("transfer-results.json", 5)])
@@ -255,7 +274,7 @@ def test_a_run_that_is_killed_and_goes_on_comes_to_the_same(tmp_path: Path, cach
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert f"going on with the run in {run}: checkpoints of 14 stages are there" in out
-    for name in ("results.json", "transfer-results.json", "results.md", "metrics.jsonl"):
+    for name in ("results.json", "transfer-results.json", "results.md", "metrics.jsonl", "samples.jsonl"):
         assert (run / name).read_bytes() == (whole[0] / name).read_bytes()
     assert durable(run) == durable(whole[0])
     assert len(durable(run)) == 3 + 2 * 5 + 4 * 3 + 4

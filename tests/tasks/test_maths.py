@@ -1,7 +1,7 @@
 import pytest
 
 from adaptive_jax.tasks import maths_pool
-from adaptive_jax.tasks.grading import grade, grade_many, rewards
+from adaptive_jax.tasks.grading import grade, grade_many
 from adaptive_jax.tasks.maths import final_answer, last_box, quick_verdict
 from adaptive_jax.tasks.problem import Problem, Verdict
 
@@ -157,10 +157,3 @@ def test_the_fast_path_grades_in_order_without_a_worker() -> None:
     assert grade_many(problems[::-1], texts[::-1]) == expected[::-1]
     with pytest.raises(ValueError, match="6 problems but 1 texts"):
         grade_many(problems, ["one"])
-
-
-def test_an_error_of_ours_is_masked_and_never_a_failure() -> None:
-    reward, counted = rewards(["correct", "wrong", "unparseable", "timeout", "error"])
-    assert reward.tolist() == [1, 0, 0, 0, 0]
-    assert counted.tolist() == [True, True, True, True, False]
-    assert reward.dtype == "float32"
