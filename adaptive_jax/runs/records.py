@@ -69,7 +69,7 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
             "arrays": {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()},
             "files": {name: [(partial / name).stat().st_size, file_digest(partial / name)] for name in _files(partial)},
         }
-        (partial / MANIFEST).write_text(_signed(content))
+        (partial / MANIFEST).write_text(signed(content))
         for folder, _, names in os.walk(partial):
             for name in names:
                 _sync(Path(folder, name))
@@ -128,23 +128,38 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises:
         DamagedRecord, NewerRecord: see there.
     """
-    file = directory / MANIFEST
+    content = read_signed(directory / MANIFEST)
+    if content["format"] > FORMAT:
+        raise NewerRecord(
+            f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
+            f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
+        )
+    return content
+
+
+def signed(content: Mapping[str, Any]) -> str:
+    """JSON with its own SHA-256 in it, for `read_signed`."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
+
+
+def read_signed(file: Path) -> dict[str, Any]:
+    """What `signed` was given, from a file.
+
+    Raises:
+        DamagedRecord: the file is missing, or not what was written.
+    """
     try:
         text = file.read_bytes().decode()
         content = json.loads(text)
         del content["sha256"]
-        sound = _signed(content) == text
+        sound = signed(content) == text
     except FileNotFoundError as error:
         raise DamagedRecord(f"{file} is missing") from error
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
         raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
-    if content["format"] > FORMAT:
-        raise NewerRecord(
-            f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
-            f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
-        )
     return content
 
 
@@ -232,11 +247,6 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     if isinstance(leaf, jax.Array):
         return jnp.asarray(value)
     return value if isinstance(leaf, np.ndarray) else value.item()
-
-
-def _signed(content: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
 
 
 def _files(directory: Path) -> list[str]:

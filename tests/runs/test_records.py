@@ -131,14 +131,14 @@ def test_foreign_files_are_found(copy: Path) -> None:
 
 def test_arrays_of_another_record_are_found(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another dtype, where every file is what its manifest says."""
-    original = records._signed
+    original = records.signed
 
     def lie(content: dict[str, Any]) -> str:
         content["arrays"]["float32"][0] = "float64"
         return original(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "_signed", lie)
+        patch.setattr(records, "signed", lie)
         write_record(copy, ARRAYS, FACTS)
     with pytest.raises(DamagedRecord, match="other shapes or dtypes"):
         read_record(copy)
