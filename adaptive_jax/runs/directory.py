@@ -109,7 +109,7 @@ class RunDirectory:
             by_chief(lambda: tree_digest(given)),
         )  # all compute anew, or none does
         found = by_chief(checkpoints.newest)
-        if found is not None and found[1].facts["given"] == digest:
+        if found is not None and found[1].facts.get("given") == digest:
             self._log_again(found[1])
             return found[1].arrays
         if found is not None:
@@ -284,10 +284,11 @@ def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> in
         stages += bool(paths)
         for found in paths:
             try:
-                recorded = read_manifest(found)["facts"]["fingerprint"]
+                recorded = read_manifest(found)["facts"].get("fingerprint")
             except DamagedRecord:
                 continue  # told of when the stage is reached
-            check_fingerprint(f"the run in {path}", recorded, fingerprint, allowed)
+            if type(recorded) is dict:  # else that is told of, too
+                check_fingerprint(f"the run in {path}", recorded, fingerprint, allowed)
     return stages
 
 

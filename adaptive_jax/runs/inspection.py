@@ -104,9 +104,10 @@ def _stages(path: Path) -> Lines:
     for _, directory, records in sorted(stages):
         for record in records:
             health, damage, facts = _health(Checkpoints(directory).check, record)
-            metrics = [line["validation_reward"] for line in facts.get("metrics", []) if "validation_reward" in line]
-            best = f", best validation reward {max(metrics):.3f}" if metrics else ""
-            yield f"  {health:8} {directory.name} {record.name}{best}", damage
+            metrics = [line.get("validation_reward") for line in facts.get("metrics", [])]
+            best = max((reward for reward in metrics if isinstance(reward, float)), default=None)
+            told = "" if best is None else f", best validation reward {best:.3f}"
+            yield f"  {health:8} {directory.name} {record.name}{told}", damage
 
 
 def _adapters(path: Path) -> Lines:

@@ -144,6 +144,27 @@ def test_arrays_of_another_record_are_found(copy: Path, monkeypatch: pytest.Monk
         read_record(copy)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", "1"),
+        ("facts", []),
+        ("arrays", None),
+        ("arrays", {"float32": ["float32", [-1]]}),
+        ("arrays", {"float32": ["float33", [3]]}),
+        ("arrays", {"float32": ["float32", 3]}),
+        ("arrays", {"float32": ["float32", [2**40, 2**30]]}),
+        ("files", {"arrays": [1]}),
+    ],
+)
+def test_a_forged_manifest_is_refused_by_its_field(copy: Path, field: str, value: object) -> None:
+    """Its own sum agrees; nothing is made of the sizes that it tells of."""
+    content = read_manifest(copy)
+    (copy / "manifest.json").write_text(records.signed(content | {field: value}))
+    with pytest.raises(DamagedRecord, match=rf"manifest.json: '{field}' "):
+        read_record(copy)
+
+
 def test_a_newer_format_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(records, "FORMAT", records.FORMAT + 1)
