@@ -11,7 +11,7 @@ from adaptive_jax.decoding.loop import DecodeState, StepOutput, decode_step
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.environment import Cot, Environment, questions
+from adaptive_jax.learning.environment import Cot, Environment
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.token import token_adapter
@@ -43,7 +43,7 @@ def looks(subject: Subject) -> Findings:
 def _against_fixed(subject: Subject, cot: Cot) -> tuple[float, dict]:
     """Tokens per second over those with a fixed number of steps, and details."""
     lm = load_lm("tiny")
-    environment = Environment(lm, questions(arithmetic.problems("test", PROMPTS), cot))
+    environment = Environment(lm, arithmetic.problems("test", PROMPTS), cot)
     prompts = [environment.prompt(index, BUDGET) for index in range(len(environment))]
     adapter = token_adapter(lm.config.hidden_size, budget_scale=BUDGET)
     found: dict[str, Trajectory] = {}

@@ -91,9 +91,12 @@ def results(run: Path, name: str = "results.json") -> dict[str, Any]:
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "samples.jsonl"}
-    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", ".lock"}
+    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", "sums.json", ".lock"}
     figures = {"training.png", "budgets.png", "transfer-budgets.png"}
     assert {path.name for path in run.iterdir()} == files | figures | others
+    description, sound = inspect_run(run)
+    assert sound
+    assert "all files are as they were written" in description
     for figure in figures:
         content = (run / figure).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
