@@ -14,6 +14,8 @@ Inputs = Literal["hidden+budget", "hidden", "entropy"]
 
 PAPER_ACTIONS = (0.0, 0.5, 1.0, 1.25)
 
+BUDGET_WEIGHT = 3.0  # two numbers among hundreds: at a weight of 1, b_t takes hundreds of updates to be noticed
+
 
 @struct.dataclass
 class TokenAdapter:
@@ -26,7 +28,7 @@ class TokenAdapter:
         hidden_size: D of the language model (static).
         inputs: what it sees (static): "hidden+budget" is the paper's adapter, "hidden" drops b_t, "entropy" sees only the
             entropy of the next-token distribution.
-        budget_scale: tokens that the budget encoding maps to 1 (static); the largest budget in training.
+        budget_scale: tokens that the budget encoding maps to its upper end (static); the largest budget in training.
         argmax: take the most probable action instead of drawing one (static).
     """
 
@@ -62,7 +64,8 @@ class TokenAdapter:
         """What the MLP sees, [B, F], in the hidden state's dtype.
 
         The hidden state is divided by its root mean square. The remaining budget (not specified by the paper) is encoded twice:
-        b_t / scale tells large budgets apart, log(1 + b_t) / log(1 + scale) small ones.
+        b_t / scale tells large budgets apart, log(1 + b_t) / log(1 + scale) small ones; both go from
+        -3 at 0 to 3 at the scale.
 
         Raises:
             ValueError: the hidden state is not as wide as that of the model the adapter belongs to.
@@ -79,7 +82,8 @@ class TokenAdapter:
         parts = [wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)]
         if self.inputs == "hidden+budget":
             remaining = jnp.maximum(observation.remaining, 0).astype(jnp.float32)[:, None]  # dead rows go below 0
-            parts += [remaining / self.budget_scale, jnp.log1p(remaining) / jnp.log1p(jnp.float32(self.budget_scale))]
+            shares = remaining / self.budget_scale, jnp.log1p(remaining) / jnp.log1p(jnp.float32(self.budget_scale))
+            parts += [BUDGET_WEIGHT * (2.0 * share - 1.0) for share in shares]
         return jnp.concatenate(parts, axis=-1).astype(hidden.dtype)
 
     def logits(self, features: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ from flax import nnx
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import SequenceAdapter, sequence_adapter
-from adaptive_jax.policies.token import TokenAdapter, token_adapter
-from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
+from adaptive_jax.policies.token import BUDGET_WEIGHT, TokenAdapter, token_adapter
+from adaptive_jax.runs.fingerprint import FingerprintMismatch, check_fingerprint, model_fingerprint
 from adaptive_jax.runs.records import MANIFEST, named_leaves, read_record, replace_leaves, write_record
 
 ADAPTERS = "adapters"
@@ -41,7 +41,7 @@ def save_adapter(directory: Path, adapter: Adapter, fingerprint: Mapping[str, An
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
         "fingerprint": dict(fingerprint or {}),
-    }
+    } | ({"budget_weight": BUDGET_WEIGHT} if kind == "token" else {})
     write_record(directory, named_leaves(adapter.params), description)
 
 
@@ -65,7 +65,7 @@ def load_adapter(
     Raises:
         FileNotFoundError: there is no such adapter; the message lists those that there are.
         DamagedRecord, NewerRecord: a file of it is not what was written, or a newer version wrote it.
-        FingerprintMismatch: it was trained with another model.
+        FingerprintMismatch: it was trained with another model, or by a version that encoded the token budget differently.
     """
     directory = Path(path)
     if not (directory / MANIFEST).is_file():
@@ -77,6 +77,11 @@ def load_adapter(
         directory = directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
     record = read_record(directory)
     description = record.facts
+    if description["kind"] == "token" and description.get("budget_weight") != BUDGET_WEIGHT:
+        raise FingerprintMismatch(
+            f"the adapter in {directory} was trained with another encoding of the token budget (its {MANIFEST} has "
+            f"budget_weight {description.get('budget_weight', 'none')}, and here it is {BUDGET_WEIGHT:g}): train it again"
+        )
     if lm is not None:
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}

@@ -15,7 +15,7 @@ from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
-from adaptive_jax.runs.records import DamagedRecord
+from adaptive_jax.runs.records import DamagedRecord, read_record, write_record
 from tests.policies.adapters import random_adapter, random_sequence_adapter
 from tests.runs.damage import files, flip
 
@@ -107,3 +107,13 @@ def test_an_adapter_knows_its_model(tmp_path: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"--allow-changed tokenizer goes on$"):
         load_adapter(tmp_path / "own", lm=other, allow_changed=["weights"])
     load_adapter(tmp_path / "own", lm=other, allow_changed=["weights", "tokenizer"])
+
+
+def test_an_adapter_of_another_budget_encoding_is_refused(tmp_path: Path) -> None:
+    """Its weights would load, and mean something else."""
+    save_adapter(tmp_path, random_adapter(HIDDEN))
+    record = read_record(tmp_path)
+    older = {name: value for name, value in record.facts.items() if name != "budget_weight"}
+    write_record(tmp_path, record.arrays, older)
+    with pytest.raises(FingerprintMismatch, match=r"another encoding of the token budget .*budget_weight none.*train it again"):
+        load_adapter(tmp_path)
