@@ -15,7 +15,7 @@ from flax import nnx
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
-from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
+from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
 from adaptive_jax.runs.records import (
     MANIFEST,
@@ -30,6 +30,7 @@ from adaptive_jax.runs.records import (
     write_record,
 )
 
+EARLIER: dict[str, Any] = {"budget_encoding": "shares"}  # what adapters are that were saved before the field was
 ADAPTERS = "adapters"
 MAIN = "token-adapter-budget"
 
@@ -39,7 +40,12 @@ _COUNT = range(1, 2**31)
 
 # what makes an adapter besides its parameters, its actions and the width of its MLP, and the values that it may have
 _FIELDS: dict[str, dict[str, Sequence[Any]]] = {
-    "token": {"hidden_size": _COUNT, "inputs": get_args(Inputs), "budget_scale": _COUNT},
+    "token": {
+        "hidden_size": _COUNT,
+        "inputs": get_args(Inputs),
+        "budget_scale": _COUNT,
+        "budget_encoding": get_args(BudgetEncoding),
+    },
     "sequence": {
         "hidden_size": _COUNT,
         "pooling": get_args(Pooling),
@@ -141,6 +147,7 @@ def check_adapter(directory: Path) -> dict[str, Any]:
 
 def _maker(directory: Path, description: Mapping[str, Any]) -> Callable[[], Adapter]:
     """Makes an untrained adapter as it is described; raises DamagedRecord, naming the field, where there can be none."""
+    description = EARLIER | dict(description)
 
     def check(field: str, allowed: Sequence[Any]) -> None:
         value = description.get(field)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
@@ -116,6 +118,16 @@ def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
     record = read_record(mine)
     write_record(mine, record.arrays, {key: value for key, value in record.facts.items() if key != "name"})
     assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN, seed=1))
+
+
+def test_an_adapter_of_before_the_budget_was_centred_acts_as_it_did(tmp_path: Path) -> None:
+    save_adapter(tmp_path, dataclasses.replace(random_adapter(HIDDEN), budget_encoding="shares"))
+    record = read_record(tmp_path)
+    write_record(tmp_path, record.arrays, {key: value for key, value in record.facts.items() if key != "budget_encoding"})
+    adapter = load_adapter(tmp_path)
+    remaining, unseen = jnp.asarray([16, 64], jnp.int32), jnp.ones(2)
+    seen = adapter.features(Observation(jnp.ones((2, HIDDEN)), remaining, remaining, remaining, unseen, unseen))
+    np.testing.assert_allclose(seen[:, HIDDEN:], [[0.25, np.log(17) / np.log(65)], [1.0, 1.0]], rtol=1e-6)
 
 
 LIES: list[tuple[str, object]] = [
