@@ -68,7 +68,7 @@ LAYOUT = (
     "optimistic.\n"
 )
 
-Estimates = dict[tuple[str, int], np.ndarray]  # (data set, k) -> each question's Pass@k, float [Q, K]
+Estimates = dict[tuple[str, str], np.ndarray]  # (data set, metric) -> each question's own, float [Q, K]
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,15 @@ class MathToken(TrainingConfig, TransferConfig):
         return [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """The k of the Pass@k that is evaluated."""
-        return (1, self.samples) if self.samples > 1 else (1,)
+    def metrics(self) -> tuple[str, ...]:
+        """What is evaluated: Pass@1, Pass@B, and the mean of rewards of one's own, which may be graded."""
+        own = ("reward",) if self.reward is not None else ()
+        return ("pass@1", f"pass@{self.samples}", *own) if self.samples > 1 else ("pass@1", *own)
 
     @property
     def validations(self) -> int:
         """Completions per validation question that the best static action is chosen by: from few, it is not the best."""
-        return max(4 if self.slow else 16, *self.counts)
+        return max(4 if self.slow else 16, self.samples)
 
     def settings(self, seed: int, rule: Rule = "reinforce") -> TrainSettings:
         """The learner's settings of one training seed."""
@@ -204,15 +205,15 @@ class Comparison:
         ]
         found = {name: self._scores(name, policy) for name, policy in statics.items()}
         oracle: Estimates = {}
-        for k in config.counts:
-            best = np.argmax([mean_of_known(scores.pass_at(k)) for scores in known], axis=0)  # int [K], for each budget
+        for metric in config.metrics:
+            best = np.argmax([mean_of_known(scores.metric(metric)) for scores in known], axis=0)  # int [K], for each budget
             names = {f"b = {b}": [*statics][action] for b, action in zip(config.budgets, best, strict=True)}
-            self._run.log(event=BEST, metric=f"pass@{k}", **names)
-            log.info("best static on validation, Pass@%d: %s", k, ", ".join(f"{n} at {b}" for b, n in names.items()))
+            self._run.log(event=BEST, metric=metric, **names)
+            log.info("best static on validation, %s: %s", metric, ", ".join(f"{n} at {b}" for b, n in names.items()))
             for dataset in self._evaluated:
-                every = np.stack([scores[dataset].pass_at(k) for scores in found.values()])  # [A, Q, K]
-                self._best[dataset, k] = every[best, :, np.arange(len(best))].T
-                oracle[dataset, k] = every.max(axis=0)
+                every = np.stack([scores[dataset].metric(metric) for scores in found.values()])  # [A, Q, K]
+                self._best[dataset, metric] = every[best, :, np.arange(len(best))].T
+                oracle[dataset, metric] = every.max(axis=0)
         for name, scores in found.items():
             self._add(name, [scores])
         self._add_estimates(BEST, [self._best])
@@ -226,7 +227,7 @@ class Comparison:
         found = {}
         for number, (dataset, environment) in enumerate(self._evaluated.items()):
             stage = f"evaluating {name}" + (", transfer" if number else "")
-            tries = max(self._config.counts)
+            tries = self._config.samples
             found[dataset] = score(environment, policy, stage, self._config, self._run, completions=tries)
         return found
 
@@ -235,14 +236,14 @@ class Comparison:
         for dataset in self._evaluated:
             self._verdicts[dataset][method] = np.sum([scores[dataset].verdicts for scores in runs], axis=0)
             self._samples[dataset][method] = [sample for scores in runs for sample in unpacked(scores[dataset].samples)]
-        counts = self._config.counts
-        self._add_estimates(method, [{(name, k): own[name].pass_at(k) for name in own for k in counts} for own in runs])
+        metrics = self._config.metrics
+        self._add_estimates(method, [{(name, m): own[name].metric(m) for name in own for m in metrics} for own in runs])
 
     def _add_estimates(self, method: str, runs: Sequence[Estimates]) -> None:
-        for dataset, k in self._best:
-            over = None if method == BEST else (BEST, self._best[dataset, k])
-            values = [estimates[dataset, k] for estimates in runs]
-            self._rows[dataset] += budget_rows(method, self._config.cot, f"pass@{k}", self._config.budgets, values, over)
+        for dataset, metric in self._best:
+            over = None if method == BEST else (BEST, self._best[dataset, metric])
+            values = [estimates[dataset, metric] for estimates in runs]
+            self._rows[dataset] += budget_rows(method, self._config.cot, metric, self._config.budgets, values, over)
         self._report()
 
     def _report(self, *, figures: bool = False) -> str:
@@ -253,11 +254,11 @@ class Comparison:
             content = results_json("math_token", name, dataset, rows, self._verdicts[dataset])
             self._run.write_json(f"{prefix}results.json", content)
             self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset]))
-            for k in self._config.counts:
-                own = [row for row in rows if row.metric == f"pass@{k}"]
+            for metric in self._config.metrics:
+                own = [row for row in rows if row.metric == metric]
                 texts += [caption(name, dataset, own), markdown_table(own)]
             shown = [row for column in COLUMNS for row in rows if row.method == column]
-            metrics, paper = [f"pass@{k}" for k in self._config.counts], paper_values(name, dataset, COLUMNS[-1])
+            metrics, paper = self._config.metrics, paper_values(name, dataset, COLUMNS[-1])
             texts += [LAYOUT, pass_table(shown, metrics, paper)] if shown else []
             if figures:
                 drawn = [row for row in rows if row.metric == "pass@1" and row.method != BEST]

@@ -47,6 +47,14 @@ class Scores:
         estimates = pass_at_k(self.correct.transpose(0, 2, 1), k)
         return np.where(self.valid.all(axis=1), estimates, np.nan)
 
+    def mean_reward(self) -> np.ndarray:
+        """float [Q, K], each question's mean reward; NaN where the grader failed on a completion."""
+        return np.where(self.valid.all(axis=1), self.rewards.mean(axis=1), np.nan)
+
+    def metric(self, name: str) -> np.ndarray:
+        """float [Q, K], "reward" or such as "pass@4" of each question."""
+        return self.mean_reward() if name == "reward" else self.pass_at(int(name.removeprefix("pass@")))
+
 
 def evaluate(
     environment: Environment,
