@@ -92,7 +92,7 @@ class Lanes:
     def split(self, tree: TreeT) -> TreeT:
         """Flat arrays, [R, ..], as the lanes' functions take them; R is a multiple of `count`."""
         if self.mesh is None:
-            return jax.tree.map(jnp.asarray, tree)
+            return tree
         return jax.tree.map(lambda x: x.reshape(self.count, -1, *x.shape[1:]), tree)
 
     def join(self, array: jax.Array, axis: int = 0) -> np.ndarray:

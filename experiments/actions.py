@@ -48,7 +48,7 @@ def scored(
         with Progress(name, len(environment) * len(actions) * completions, run.stop) as progress:
             scores = score_actions(
                 environment,
-                actions,
+                SamplingParams.stack(actions),
                 config.budgets,
                 seed=config.seed,
                 completions=completions,

@@ -24,6 +24,7 @@ import jax
 from adaptive_jax.runs.directory import environment
 from experiments.bench.against import configs, generate
 from experiments.bench.learner import learner
+from experiments.bench.looks import looks
 from experiments.bench.measure import Findings
 from experiments.bench.opponent import TRANSFORMERS, TUNIX, checked_interpreter
 from experiments.bench.ragged import prefill, ragged, scaling
@@ -42,6 +43,9 @@ Bar = Literal[
     "ragged_useful",
     "ragged_vs_no_refill",
     "ragged_vs_tunix",
+    "short_answers_vs_fixed",
+    "short_answers_useful",
+    "worked_vs_fixed",
     "prompt_tokens_per_prompt",
     "configs_vs_tunix",
     "configs_compiles",
@@ -52,6 +56,7 @@ PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     step: ("step_over_matmuls", "sampler_share", "adapter_overhead"),
     generate: ("vs_generate_float32", "vs_generate_bfloat16"),
     ragged: ("ragged_useful", "ragged_vs_no_refill", "ragged_vs_tunix"),
+    looks: ("short_answers_vs_fixed", "short_answers_useful", "worked_vs_fixed"),
     prefill: ("prompt_tokens_per_prompt",),
     configs: ("configs_vs_tunix", "configs_compiles"),
     scaling: ("cost_256_over_32_rows",),
@@ -66,6 +71,9 @@ MEANING: dict[Bar, str] = {
     "ragged_useful": "share of row-steps that draw a token, lengths with a long tail",
     "ragged_vs_no_refill": "tokens per second over those without refill and in the long ring only, the same lengths",
     "ragged_vs_tunix": "tokens per second over those of Tunix's sampler, the same lengths",
+    "short_answers_vs_fixed": "tokens per second of tiny's direct answers over those of looks every 16 steps",
+    "short_answers_useful": "share of row-steps that draw a token, direct answers",
+    "worked_vs_fixed": "as short_answers_vs_fixed, worked answers",
     "prompt_tokens_per_prompt": "prompt tokens computed per 256-token prompt, eight completions each",
     "configs_vs_tunix": "Tunix's time for the 132 configurations it has, 16 prompts, over ours for all 180; with compilations",
     "configs_compiles": "compilations of the loop for all 180 configurations",

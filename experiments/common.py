@@ -237,12 +237,19 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
         print(f"error: {error}. What was measured so far is in {path}", file=sys.stderr)
         sys.exit(1)
     except TrainingDiverged as error:
-        if parallel.chief():
-            np.savez(path / DIVERGED, allow_pickle=False, **error.batch)
-        print(f"error: {error}. The batch is in {path / DIVERGED}", file=sys.stderr)
+        print(f"error: {error}. {_kept_batch(run, error.batch)}", file=sys.stderr)
         sys.exit(1)
     finally:
         run.close()
+
+
+def _kept_batch(run: RunDirectory, batch: dict[str, np.ndarray]) -> str:
+    """Where the rollouts that a training ended with are."""
+    try:
+        run.write_file(DIVERGED, lambda file: np.savez(file, allow_pickle=False, **batch))
+    except NotWritten as error:
+        return str(error)
+    return f"The batch is in {run.path / DIVERGED}"
 
 
 def load_model(config: Config) -> LM:

@@ -1,4 +1,4 @@
-"""The decoding loop: one pure step, scanned in chunks, over rows that are at different places in their texts.
+"""The decoding loop: one pure step, repeated in chunks, over rows that are at different places in their texts.
 
 All rows share one write cursor into a ring of cache columns. Rotary position is applied when a key is written, so a row's
 entries may lie anywhere as long as a mask says which are its own: the `length` columns just behind the cursor. That is why a
@@ -20,6 +20,7 @@ from adaptive_jax.decoding.sampling import draw, summary
 from adaptive_jax.lm.decoder import Decoder, Prefill
 
 DECISION_TOP_PROBABILITY = 0.95
+LOOK = 0.25  # a look of the host at what was drawn costs about as much as so many steps
 BEGIN_STEP = 2**32 - 1  # the key of what is drawn before the first token; no completion has that many steps
 
 
@@ -67,7 +68,7 @@ class DecodeState:
 
 @struct.dataclass
 class StepOutput:
-    """What one step tells; under the scan every field has a leading axis of steps.
+    """What one step tells; a chunk's have a leading axis of steps.
 
     Attributes:
         alive: bool [R], the row drew a token; the other fields mean nothing where it did not.
@@ -99,7 +100,8 @@ class Admission:
         held: int32 [R], the action that a suspended completion held; -1 at the start.
         completion: int32 [R], the completion's index among its prompt's.
         budget, samples: int32 [R], token budget b and sampling budget B.
-        key: typed PRNG keys [R].
+        key: uint32 [R, ..], the data of PRNG keys of the state's kind: like all of this, an array of the host, whose way into
+            a jitted function is short.
     """
 
     source: jax.Array
@@ -157,7 +159,8 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
     last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
     prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
-    held = jnp.where(new.held >= 0, new.held, policy.begin(prompt, _uniforms(new.key, begun, 1)[:, 0]))
+    key = jax.random.wrap_key_data(new.key, impl=jax.random.key_impl(state.key))
+    held = jnp.where(new.held >= 0, new.held, policy.begin(prompt, _uniforms(key, begun, 1)[:, 0]))
 
     def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
@@ -172,7 +175,7 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
         budget=choose(new.budget, state.budget),
         held=choose(held, state.held),
         alive=received | state.alive,
-        key=choose(new.key, state.key),
+        key=choose(key, state.key),
     )
 
 
@@ -251,14 +254,52 @@ def decode_step(
 
 @functools.partial(jax.jit, static_argnames=("size", "chunk"), donate_argnames="state")
 def decode_chunk(
-    decoder: Decoder, policy: Policy, stop_ids: jax.Array, state: DecodeState, *, size: int, chunk: int
+    decoder: Decoder, policy: Policy, stop_ids: jax.Array, state: DecodeState, waiting: jax.Array, *, size: int, chunk: int
 ) -> tuple[DecodeState, StepOutput]:
-    """`chunk` steps under one `lax.scan`; the state is donated."""
+    """At most `chunk` steps, fewer where the host should look sooner; the state is donated.
 
-    def step(state: DecodeState, _: None) -> tuple[DecodeState, StepOutput]:
-        return decode_step(decoder, policy, stop_ids, size, state)
+    With rows that end at an even rate, most is drawn per second where as much is lost to rows that wait for the host as to its
+    looks. So the chunk ends before dead rows that other completions could have used come to more than `LOOK` steps of all rows,
+    and when no row is alive.
 
-    return jax.lax.scan(step, state, None, length=chunk)
+    Args:
+        waiting: int32 scalar, how many completions could have a row.
+
+    Returns:
+        The state, and the outputs with a leading axis of `chunk` steps. Steps that were not taken have no row alive, and those
+        that were taken have at least one, unless the first had none.
+    """
+    step = functools.partial(decode_step, decoder, policy, stop_ids, size)
+    outputs = jax.tree.map(lambda x: jnp.zeros((chunk, *x.shape), x.dtype), jax.eval_shape(step, state)[1])
+    patience = int(LOOK * state.alive.size)
+
+    def goes_on(carry: _Chunk) -> jax.Array:
+        return (carry.taken < chunk) & (carry.idle <= patience) & jnp.any(carry.state.alive)
+
+    def take(carry: _Chunk) -> _Chunk:
+        state, output = step(carry.state)
+        outputs = jax.tree.map(lambda steps, new: steps.at[carry.taken].set(new), carry.outputs, output)
+        dead = jnp.sum(~state.alive, dtype=jnp.int32)
+        return _Chunk(state, outputs, carry.taken + 1, carry.idle + jnp.minimum(dead, waiting))
+
+    done = jax.lax.while_loop(goes_on, take, _Chunk(state, outputs, jnp.int32(0), jnp.int32(0)))
+    return done.state, done.outputs
+
+
+@struct.dataclass
+class _Chunk:
+    """What a chunk carries from step to step.
+
+    Attributes:
+        state, outputs: as `decode_chunk` returns them.
+        taken: int32 scalar, steps so far.
+        idle: int32 scalar, row-steps that waiting completions could have used, those of the next step included.
+    """
+
+    state: DecodeState
+    outputs: StepOutput
+    taken: jax.Array
+    idle: jax.Array
 
 
 @jax.jit

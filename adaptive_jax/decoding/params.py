@@ -94,7 +94,10 @@ def _check(name: str, value: np.ndarray) -> None:
     if name == "temperature":
         valid, wanted = (value >= 0) & (value <= np.finfo(np.float32).max), "at least 0 and finite (0 is greedy)"
     elif name == "top_k":
-        valid, wanted = (value >= 0) & (value == np.round(value)), "an integer, at least 0 (0 switches it off)"
+        valid, wanted = (
+            (value >= 0) & (value < 2**31) & (value == np.round(value)),
+            "an integer from 0 (switches it off) to 2^31 - 1",
+        )
     elif name == "top_p":
         valid, wanted = (value > 0) & (value <= 1), "in (0, 1] (1 switches it off)"
     else:

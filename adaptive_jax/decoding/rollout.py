@@ -22,7 +22,7 @@ import numpy as np
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
-from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
+from adaptive_jax.decoding.trajectory import Drawn, Trajectory, TrajectoryBuilder
 from adaptive_jax.decoding.waiting import Admissions, Batch, Shelf, lane_of, prefill_width, round_up, waves
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.parallel import Lanes
@@ -64,12 +64,13 @@ def rollout(
         rows: how many completions are decoded side by side, rounded up to a multiple of the devices. Their cache is the
             largest thing in memory: rows times the columns of the longest prompt and budget, and when the ring grows for a
             moment that and twice the short ring.
-        chunk: steps between two looks of the host; finished rows give their place to waiting completions then.
+        chunk: most steps between two looks of the host, in which finished rows give their place to waiting completions; it
+            looks sooner where that pays (see `loop.decode_chunk`).
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
             prompt of all) and one largest budget share the compilation of the loop.
         on_progress: called between two chunks, with the number of completions that have ended.
-        on_ended: called between two chunks with those that have ended since: their numbers, int [M] (completion n is number
+        on_ended: called once with each of those that have ended, a chunk later: their numbers, int [M] (completion n is number
             n % G of prompt n // G), tokens, int32 [M, T], and lengths, int32 [M].
 
     Raises:
@@ -84,7 +85,8 @@ def rollout(
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
     chunk = min(chunk, max(prompt.budget for prompt in prompts))  # all rows would be dead in the steps beyond
-    return _Rollout(decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest).run(on_progress, on_ended)
+    given = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, on_progress, on_ended
+    return _Rollout(*given).run()
 
 
 class _Rollout:
@@ -103,9 +105,13 @@ class _Rollout:
         rows: int,
         chunk: int,
         longest: int,
+        on_progress: Callable[[int], None] | None,
+        on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
     ):
         self._lanes = lanes = Lanes.of(decoder)
         self._decoder, self._chunk, self._prompts = decoder, chunk, prompts
+        self._on_progress, self._on_ended = on_progress, on_ended
+        self._drawn: tuple[loop.StepOutput, Drawn, np.ndarray] | None = None  # of a chunk, and the completions that ended in it
         stops = jnp.asarray(stop_ids, jnp.int32)
         self._policy, self._key, self._stop_ids = lanes.replicate((policy, key, stops))
         self._admissions = Admissions(lanes, prompts, completions, key)
@@ -127,11 +133,7 @@ class _Rollout:
         self._short = short if part >= SHORT_BUDGET and short <= WORTH_CHANGING * self._long else self._long
         self._start(rows, self._short)
 
-    def run(
-        self,
-        on_progress: Callable[[int], None] | None,
-        on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
-    ) -> Trajectory:
+    def run(self) -> Trajectory:
         """Decode to the end."""
         ended = 0
         while True:
@@ -141,35 +143,52 @@ class _Rollout:
                 self._move(*layout)
                 self._fill()
             if not self._busy.any():
+                self._take_in()
                 return self._harvest.build()
             self._state, outputs = self._lanes.call(
                 loop.decode_chunk,
                 (self._decoder, self._policy, self._stop_ids),
-                (self._state,),
+                (self._state, self._waiting()),
                 donate=1,
                 size=self._size,
                 chunk=self._chunk,
             )
-            outputs = jax.tree.map(lambda x: self._lanes.join(x, 1), outputs)
-            self._check_finite(outputs)
-            self._harvest.collect(outputs, self._row)
+            self._take_in()  # what the chunk before has drawn, while this one is computed
+            drawn = self._harvest.count(self._lanes.join(outputs.alive, 1), self._row)
             over = np.flatnonzero(self._busy & ~self._lanes.join(self._state.alive))
-            if on_ended is not None and len(over):
-                on_ended(self._row[over], *self._harvest.completions(self._row[over]))
+            self._drawn = outputs, drawn, self._row[over]
             self._row[over] = -1
             ended += len(over)
-            if on_progress is not None:
-                on_progress(ended)
+            if self._on_progress is not None:
+                self._on_progress(ended)
 
-    def _check_finite(self, outputs: loop.StepOutput) -> None:
-        """Raises FloatingPointError where a row drew from logits that are not finite (see `summary`)."""
-        steps, rows = np.nonzero(outputs.alive & np.isnan(outputs.entropy))
-        if len(steps):
-            completion = self._row[rows[0]]
+    def _take_in(self) -> None:
+        """Store what the last chunk has drawn, if that is not done."""
+        if self._drawn is None:
+            return
+        outputs, drawn, over = self._drawn
+        self._drawn = None
+        outputs = jax.tree.map(lambda x: self._lanes.join(x, 1), outputs)
+        self._check_finite(outputs, drawn)
+        self._harvest.store(outputs, drawn)
+        if self._on_ended is not None and len(over):
+            self._on_ended(over, *self._harvest.completions(over))
+
+    def _waiting(self) -> np.ndarray:
+        """int32 [lanes], how many completions each lane has for rows that fall free; a scalar where there is one lane."""
+        count, known = self._lanes.count, [*self._started, *self._resumable]
+        later = self._unstarted - sum(len(batch.completions) for batch in self._started)  # not prefilled yet
+        waiting = sum((batch.per_lane(count) for batch in known), np.full(count, later // count)).astype(np.int32)
+        return waiting if self._lanes.mesh is not None else waiting[0]
+
+    def _check_finite(self, outputs: loop.StepOutput, drawn: Drawn) -> None:
+        """Raises FloatingPointError where a completion drew from logits that are not finite (see `summary`)."""
+        unsound = np.flatnonzero(np.isnan(outputs.entropy[drawn.steps, drawn.rows]))
+        if len(unsound):
+            completion, place = drawn.completion[unsound[0]], drawn.place[unsound[0]]
             prompt = self._prompts[completion // (len(self._harvest.lengths) // len(self._prompts))]
-            place = self._harvest.lengths[completion] + steps[0] + 1
             raise FloatingPointError(
-                f"the model's logits are not finite at new token {place} of a completion of {reprlib.repr(prompt.id)}: "
+                f"the model's logits are not finite at new token {place + 1} of a completion of {reprlib.repr(prompt.id)}: "
                 f"look for damaged weights, or for numbers too large for {self._hidden.dtype.name}"
             )
 
@@ -241,6 +260,7 @@ class _Rollout:
             self._move(self._rows, self._long)
 
     def _suspend(self, rows: np.ndarray, shelf: Shelf) -> None:
+        self._take_in()  # `Admissions.of` will be asked for their last tokens
         completions = self._row[rows]
         self._admissions.remember(completions, self._lanes.join(self._state.held)[rows])
         self._state = shelf.add(self._state, rows, completions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,6 +47,20 @@ class Trajectory:
         return self.tokens[n, : self.lengths[n]]
 
 
+class Drawn(NamedTuple):
+    """Where a chunk's tokens are, and where they go: K tokens, int [K] each.
+
+    Attributes:
+        steps, rows: their places in the chunk's outputs.
+        completion, place: the completions that they are of, and their places in those.
+    """
+
+    steps: np.ndarray
+    rows: np.ndarray
+    completion: np.ndarray
+    place: np.ndarray
+
+
 class TrajectoryBuilder:
     """Collects the loop's outputs, chunk by chunk, into a `Trajectory`.
 
@@ -76,20 +91,29 @@ class TrajectoryBuilder:
         """New tokens so far, int32 [M, T], and how many they are, int32 [M], of completions int [M]."""
         return self._arrays["token"][numbers], self.lengths[numbers]
 
-    def collect(self, outputs: StepOutput, row_completion: np.ndarray) -> None:
-        """Store a chunk's outputs, fields [C, R]: row r went on with completion `row_completion[r]`, -1 for none."""
-        alive = np.asarray(outputs.alive)
-        self.row_steps += alive.size
+    def count(self, alive: np.ndarray, row_completion: np.ndarray) -> "Drawn":
+        """Count a chunk's tokens; `store` has to be told of them next.
+
+        Args:
+            alive: bool [C, R], see `StepOutput`.
+            row_completion: int [R], the completion that each row went on with, -1 for none.
+        """
+        self.row_steps += int(alive.any(axis=1).sum()) * alive.shape[1]
         steps, rows = np.nonzero(alive)
         completion = row_completion[rows]
         place = self.lengths[completion] + steps
-        for name, array in self._arrays.items():
-            array[completion, place] = np.asarray(getattr(outputs, name))[steps, rows]
         busy = row_completion >= 0
         self.lengths[row_completion[busy]] += alive.sum(axis=0, dtype=np.int32)[busy]
-        decided = np.asarray(outputs.decision)[steps, rows]
-        self._features.append(np.asarray(outputs.features)[steps[decided], rows[decided]])
-        self._places.append((completion * self._arrays["token"].shape[1] + place)[decided])
+        return Drawn(steps, rows, completion, place)
+
+    def store(self, outputs: StepOutput, drawn: "Drawn") -> None:
+        """Store a chunk's outputs, fields [C, R, ..]."""
+        where = drawn.steps, drawn.rows
+        for name, array in self._arrays.items():
+            array[drawn.completion, drawn.place] = np.asarray(getattr(outputs, name))[where]
+        decided = np.asarray(outputs.decision)[where]
+        self._features.append(np.asarray(outputs.features)[drawn.steps[decided], drawn.rows[decided]])
+        self._places.append((drawn.completion * self._arrays["token"].shape[1] + drawn.place)[decided])
 
     def build(self) -> Trajectory:
         """The trajectory of everything collected."""

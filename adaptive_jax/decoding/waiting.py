@@ -155,7 +155,7 @@ class Admissions:
         digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
         first = np.repeat([p.first_completion for p in prompts], completions)
         self._index = (first + np.tile(np.arange(completions), len(prompts))).astype(np.int32)
-        self._keys = loop.completion_keys(key, jnp.asarray(digests), jnp.asarray(self._index))
+        self._keys = np.asarray(jax.random.key_data(loop.completion_keys(key, jnp.asarray(digests), jnp.asarray(self._index))))
         self._last = np.repeat([p.tokens[-1] for p in prompts], completions)
         self._samples = completions
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)

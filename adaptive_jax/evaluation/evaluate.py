@@ -137,7 +137,7 @@ class ActionScores:
 
 def score_actions(
     environment: Environment,
-    actions: Sequence[SamplingParams],
+    actions: SamplingParams,
     budgets: Sequence[int],
     *,
     completions: int,
@@ -150,12 +150,12 @@ def score_actions(
 
     Args:
         environment: Q questions.
-        actions: A settings, each held for a whole completion.
+        actions: the action space, shape [A]; each action is held for a whole completion.
         budgets, seed, rows, on_progress: see `evaluate`.
         completions: G per question and action.
         sampled: see `evaluate`; with as many as there are actions, a sample's group is its action.
     """
-    policy = InTurn(SamplingParams.stack(actions))
+    policy = InTurn(actions.broadcast(len(actions)))
     total = completions * len(actions)
     scores = evaluate(
         environment, policy, budgets, seed=seed, completions=total, rows=rows, sampled=sampled, on_progress=on_progress

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -125,8 +124,7 @@ def action_table(
     Raises:
         ValueError: no question was fully judged, or rewards are graded and the reward is Pass@B for B above 1.
     """
-    each = [jax.tree.map(lambda field, a=a: field[a], actions) for a in range(len(actions))]
-    scores = score_actions(environment, each, budgets, completions=completions, seed=settings.seed, rows=rows)
+    scores = score_actions(environment, actions, budgets, completions=completions, seed=settings.seed, rows=rows)
     if not scores.known.any():
         raise ValueError("no question was fully judged: see the errors of the grader")
     rewards = scores.rewards[:, scores.known]

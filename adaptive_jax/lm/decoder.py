@@ -4,6 +4,7 @@ A decoder is a pytree: its parameters are leaves and travel as arguments of jitt
 Tests pass a decoder whose right answer is known in closed form.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -125,20 +126,25 @@ class TransformerDecoder:
     def insert(self, cache: KVCache, prompts: KVCache, source: jax.Array, cursor: jax.Array) -> KVCache:
         # row by row: only what is written is touched, in place (a masked write of all rows copies the ring)
         receiving = source >= 0
-        rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0]
+        rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0].astype(jnp.int32)
+        wraps = cursor < prompts.values[0].shape[2]
 
-        def insert_one(index: jax.Array, cache: KVCache) -> KVCache:
-            row = rows[index]
+        def insert_all(cache: KVCache, write: Callable[..., jax.Array], applies: jax.Array) -> KVCache:
+            def insert_one(index: jax.Array, cache: KVCache) -> KVCache:
+                row = rows[index]
 
-            def write(axis: int, ring: jax.Array, prompts: jax.Array) -> jax.Array:
-                prompt = jax.lax.dynamic_slice_in_dim(prompts, source[row], 1, 0)
-                return _write_behind(ring, prompt, row, cursor, axis)
+                def one(axis: int, ring: jax.Array, prompts: jax.Array) -> jax.Array:
+                    return write(ring, jax.lax.dynamic_slice_in_dim(prompts, source[row], 1, 0), row, cursor, axis)
 
-            keys = [write(3, ring, given) for ring, given in zip(cache.keys, prompts.keys, strict=True)]
-            values = [write(2, ring, given) for ring, given in zip(cache.values, prompts.values, strict=True)]
-            return KVCache(keys=tuple(keys), values=tuple(values))
+                keys = [one(3, ring, given) for ring, given in zip(cache.keys, prompts.keys, strict=True)]
+                values = [one(2, ring, given) for ring, given in zip(cache.values, prompts.values, strict=True)]
+                return KVCache(keys=tuple(keys), values=tuple(values))
 
-        return split_cache(jax.lax.fori_loop(0, jnp.sum(receiving), insert_one, cache), self.mesh)
+            return jax.lax.fori_loop(0, jnp.where(applies, jnp.sum(receiving), 0), insert_one, cache)
+
+        # of two loops one has nothing to do; XLA's CPU backend copies what is given to a branch of `lax.cond`
+        cache = insert_all(insert_all(cache, _write_around, wraps), _write_straight, ~wraps)
+        return split_cache(cache, self.mesh)
 
     def suspend(self, cache: KVCache, shelf: KVCache, place: jax.Array, cursor: jax.Array) -> KVCache:
         rows = jnp.nonzero(place >= 0, size=place.shape[0], fill_value=0)[0]
@@ -168,17 +174,22 @@ class TransformerDecoder:
         return logits if self.tokens is None else jnp.where(self.tokens, logits, -jnp.inf)
 
 
-def _write_behind(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
-    """Replace columns [cursor - P, cursor), modulo S, of one row by a prompt [1, .., P, ..]; `axis` is that of the columns."""
+def _write_straight(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
+    """Replace columns [cursor - P, cursor) of one row by a prompt [1, .., P, ..]; `axis` is that of the columns."""
+    corner = [jnp.int32(0)] * ring.ndim
+    corner[0], corner[axis] = row, cursor - prompt.shape[axis]
+    return jax.lax.dynamic_update_slice(ring, prompt, corner)
+
+
+def _write_around(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
+    """The same for cursor < P: the columns are the ring's first ones, and before those its last ones."""
     width, size = prompt.shape[axis], ring.shape[axis]
-    wraps = cursor < width
-    # turned by the cursor, a prompt that wraps ends at the ring's start and begins in the ring's last P columns
-    turned = jnp.roll(prompt, jnp.where(wraps, cursor, 0), axis)
-    places = jnp.arange(width).reshape([-1 if dim == axis else 1 for dim in range(ring.ndim)])
-    front = places < jnp.where(wraps, cursor, width)
-    for start, mine in ((jnp.maximum(cursor - width, 0), front), (size - width, ~front)):
+    # turned by the cursor, the prompt ends at the ring's start and begins in the ring's last P columns
+    turned = jnp.roll(prompt, cursor, axis)
+    front = jnp.arange(width).reshape([-1 if dim == axis else 1 for dim in range(ring.ndim)]) < cursor
+    for start, mine in ((0, front), (size - width, ~front)):
         corner = [jnp.int32(0)] * ring.ndim
-        corner[0], corner[axis] = row.astype(jnp.int32), jnp.asarray(start, jnp.int32)
+        corner[0], corner[axis] = row, jnp.int32(start)
         old = jax.lax.dynamic_slice(ring, corner, prompt.shape)
         ring = jax.lax.dynamic_update_slice(ring, jnp.where(mine, turned, old), corner)
     return ring

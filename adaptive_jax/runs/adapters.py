@@ -1,38 +1,57 @@
 """Trained adapters on disk: a record of their parameters and of everything else that makes the policy."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+import reprlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import jax
 import numpy as np
 from flax import nnx
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.lm.model import LM
-from adaptive_jax.policies.sequence import SequenceAdapter, sequence_adapter
-from adaptive_jax.policies.token import TokenAdapter, token_adapter
+from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
+from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
 from adaptive_jax.runs.records import (
     MANIFEST,
+    DamagedRecord,
     check_name,
     check_record,
+    described,
+    leaves_by_name,
     named_leaves,
     read_record,
     replace_leaves,
     write_record,
 )
 
+EARLIER: dict[str, Any] = {"budget_encoding": "shares"}  # what adapters are that were saved before the field was
 ADAPTERS = "adapters"
 MAIN = "token-adapter-budget"
 
 Adapter = TokenAdapter | SequenceAdapter
 
-# what makes an adapter besides its parameters, its actions and the width of its MLP
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "token": ("hidden_size", "inputs", "budget_scale"),
-    "sequence": ("hidden_size", "pooling", "sees_samples", "samples_scale"),
+_COUNT = range(1, 2**31)
+
+# what makes an adapter besides its parameters, its actions and the width of its MLP, and the values that it may have
+_FIELDS: dict[str, dict[str, Sequence[Any]]] = {
+    "token": {
+        "hidden_size": _COUNT,
+        "inputs": get_args(Inputs),
+        "budget_scale": _COUNT,
+        "budget_encoding": get_args(BudgetEncoding),
+    },
+    "sequence": {
+        "hidden_size": _COUNT,
+        "pooling": get_args(Pooling),
+        "sees_samples": (False, True),
+        "samples_scale": _COUNT,
+    },
 }
 
 
@@ -97,11 +116,11 @@ def load_adapter(
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}
         check_fingerprint(f"the adapter in {directory}", recorded, present, allow_changed)
-    actions = SamplingParams(**{name: np.asarray(value) for name, value in description["actions"].items()})
-    make: Callable[..., Adapter] = sequence_adapter if description["kind"] == "sequence" else token_adapter
-    own = {field: description[field] for field in (*_FIELDS[description["kind"]], "width")}
-    adapter = make(actions=actions.broadcast(len(actions)), **own)
-    return dataclasses.replace(adapter, params=replace_leaves(adapter.params, read_record(directory).arrays))
+    arrays = read_record(directory).arrays
+    if unsound := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise DamagedRecord(f"{directory}: {unsound[0]} holds values that are not finite: train the adapter again")
+    adapter = _maker(directory, description)()
+    return dataclasses.replace(adapter, params=replace_leaves(adapter.params, arrays))
 
 
 def check_adapter(directory: Path) -> dict[str, Any]:
@@ -110,11 +129,44 @@ def check_adapter(directory: Path) -> dict[str, Any]:
     An adapter that was copied out of a run may have any name.
 
     Raises:
-        DamagedRecord: a file of it is not what was written, or it was exchanged with another of its run.
+        DamagedRecord: a file of it is not what was written, a field of its manifest cannot be, or it was exchanged with another
+            of its run.
         NewerRecord: a newer version wrote it.
     """
-    description = check_record(directory)["facts"]
+    manifest = check_record(directory)
+    description = manifest["facts"]
+    make = _maker(directory, description)
+    params = jax.eval_shape(lambda: make().params)  # no array is made, however large it would be
+    if described(leaves_by_name(params)) != manifest["arrays"]:
+        raise DamagedRecord(f"{directory / MANIFEST}: 'arrays' are not those of an adapter such as its 'facts' tell of")
     place = directory.resolve()
     if place.parent.name == ADAPTERS:
         check_name(place, description.get("name"))
     return description
+
+
+def _maker(directory: Path, description: Mapping[str, Any]) -> Callable[[], Adapter]:
+    """Makes an untrained adapter as it is described; raises DamagedRecord, naming the field, where there can be none."""
+    description = EARLIER | dict(description)
+
+    def check(field: str, allowed: Sequence[Any]) -> None:
+        value = description.get(field)
+        if type(value) is not type(allowed[0]) or value not in allowed:
+            wanted = f"from 1 to {_COUNT[-1]}" if allowed is _COUNT else f"one of {', '.join(map(str, allowed))}"
+            raise DamagedRecord(f"{directory / MANIFEST}: {field!r} is {reprlib.repr(value)}, and must be {wanted}")
+
+    check("kind", [*_FIELDS])
+    fields = {**_FIELDS[description["kind"]], "width": _COUNT}
+    for field, allowed in fields.items():
+        check(field, allowed)
+    if type(description.get("fingerprint")) is not dict:
+        raise DamagedRecord(f"{directory / MANIFEST}: 'fingerprint' is none")
+    try:
+        actions = SamplingParams(**{name: np.asarray(value) for name, value in description["actions"].items()})
+        actions = actions.broadcast(len(actions))
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        raise DamagedRecord(f"{directory / MANIFEST}: 'actions' are none: {error}") from error
+    if not len(actions):
+        raise DamagedRecord(f"{directory / MANIFEST}: 'actions' are none")
+    make: Callable[..., Adapter] = sequence_adapter if description["kind"] == "sequence" else token_adapter
+    return functools.partial(make, actions=actions, **{field: description[field] for field in fields})

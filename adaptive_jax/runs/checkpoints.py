@@ -2,6 +2,7 @@
 
 import logging
 import re
+import reprlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_jax.runs.records import DamagedRecord, Record, check_name, check_record, discard_record, read_record, write_record
+from adaptive_jax.runs.records import (
+    MANIFEST,
+    DamagedRecord,
+    Record,
+    check_name,
+    check_record,
+    discard_record,
+    read_record,
+    write_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +27,7 @@ KEEP = 3
 
 
 CHECKPOINTS = "checkpoints"
+FACTS = {"stage": str, "fingerprint": dict, "metrics": list}  # what a run tells of each, besides others
 
 
 class Checkpoints:
@@ -41,7 +52,7 @@ class Checkpoints:
         return sorted((path for path in self.directory.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
     def save(self, number: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write record `number`, then remove those that are not needed any more.
+        """Write record `number`, with at least the `FACTS`, then remove those that are not needed any more.
 
         Raises:
             NotWritten: it could not be written; the records before it are as they were.
@@ -62,12 +73,16 @@ class Checkpoints:
             DamagedRecord, NewerRecord: see `check_record`; or it belongs to another stage.
         """
         facts = check_record(path)["facts"]
-        self._check_stage(facts)
+        self._check_facts(path, facts)
         return facts
 
-    def _check_stage(self, facts: Mapping[str, Any]) -> None:
-        if "stage" in facts:
-            check_name(self.directory, _folder(facts["stage"]))
+    def _check_facts(self, path: Path, facts: Mapping[str, Any]) -> None:
+        for field, kind in FACTS.items():
+            if type(facts.get(field)) is not kind:
+                raise DamagedRecord(f"{path / MANIFEST}: {field!r} cannot be {reprlib.repr(facts.get(field))}")
+        if any(type(line) is not dict for line in facts["metrics"]):
+            raise DamagedRecord(f"{path / MANIFEST}: 'metrics' holds lines that are none")
+        check_name(self.directory, _folder(facts["stage"]))
 
     def newest(self) -> tuple[int, Record] | None:
         """Number and content of the newest sound record; damaged ones are told of in the log.
@@ -82,7 +97,7 @@ class Checkpoints:
         for age, path in enumerate(reversed(paths)):
             try:
                 record = read_record(path)
-                self._check_stage(record.facts)
+                self._check_facts(path, record.facts)
             except DamagedRecord as error:
                 older = len(paths) - age - 1
                 then = "going back to the one before it" if older else "there is none before it: starting this stage anew"

@@ -16,6 +16,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -35,10 +36,12 @@ from adaptive_jax.runs.records import (
     tree_digest,
 )
 from adaptive_jax.runs.stopping import Stop, Stopped
+from adaptive_jax.runs.sums import Sums
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+METRICS = "metrics.jsonl"
 
 Metrics = dict[str, Any]
 
@@ -55,6 +58,8 @@ StateT = TypeVar("StateT", bound=State)
 
 class RunDirectory:
     """A directory with config.json, environment.json, metrics.jsonl and checkpoints, readable at every moment of the run.
+
+    Its files have their sums in sums.json (`adaptive_jax.runs.sums`), or in the manifests of records.
 
     Args:
         path: the directory; made if missing. With checkpoints in it, the run in it goes on.
@@ -104,7 +109,7 @@ class RunDirectory:
             by_chief(lambda: tree_digest(given)),
         )  # all compute anew, or none does
         found = by_chief(checkpoints.newest)
-        if found is not None and found[1].facts["given"] == digest:
+        if found is not None and found[1].facts.get("given") == digest:
             self._log_again(found[1])
             return found[1].arrays
         if found is not None:
@@ -188,7 +193,7 @@ class RunDirectory:
     def write_file(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a file of the run, whole or not at all, by a function that writes it to a given path."""
         if self._files is not None:
-            _write_file(self.path / name, write)
+            self._files.write(name, write)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -212,7 +217,7 @@ class _Files:
     """The open files of a run's directory, and its lock; see `RunDirectory`."""
 
     def __init__(self, path: Path, config: Any, fingerprint: Fingerprint, resume: bool, allowed: Collection[str]):
-        machine = environment()
+        self._path, machine = path, environment()
         checkpoints = path / CHECKPOINTS
         if (path / "config.json").exists() and not checkpoints.is_dir():
             raise FileExistsError(f"{path} holds a run already, and one that cannot go on: choose another --run-dir")
@@ -232,9 +237,11 @@ class _Files:
                     f"{path} holds a run already, without a checkpoint: choose another --run-dir, or start it anew by --resume"
                 )
             checkpoints.mkdir(exist_ok=True)
+            self._sums = Sums(path, METRICS)
             for name, content in (("config.json", dataclasses.asdict(config)), ("environment.json", machine)):
-                _write_file(path / name, functools.partial(Path.write_text, data=_json(content)))
-            self._metrics = (path / "metrics.jsonl").open("wb", buffering=0)
+                self.write(name, functools.partial(Path.write_text, data=_json(content)))
+            self._sums.begin()
+            self._metrics = (path / METRICS).open("wb", buffering=0)
         except BaseException:
             os.close(self._lock)
             raise
@@ -248,9 +255,23 @@ class _Files:
             raise NotWritten(f"{self._metrics.name} could not be written: {error.strerror}") from error
         if written != len(content):
             raise NotWritten(f"{self._metrics.name} could not be written: the disk is full")
+        self._sums.grown(content)
+
+    def write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file, whole or not at all, by a function that writes it to a given path."""
+        file = self._path / name
+        partial = file.with_name(f".partial-{name}")
+        try:
+            write(partial)
+            self._sums.replace(name, partial)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise NotWritten(f"{file} could not be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Close all of them."""
+        with suppress(OSError):  # where the disk is full, it has been told
+            self._sums.save()
         self._metrics.close()
         os.close(self._lock)
 
@@ -263,21 +284,12 @@ def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> in
         stages += bool(paths)
         for found in paths:
             try:
-                recorded = read_manifest(found)["facts"]["fingerprint"]
+                recorded = read_manifest(found)["facts"].get("fingerprint")
             except DamagedRecord:
                 continue  # told of when the stage is reached
-            check_fingerprint(f"the run in {path}", recorded, fingerprint, allowed)
+            if type(recorded) is dict:  # else that is told of, too
+                check_fingerprint(f"the run in {path}", recorded, fingerprint, allowed)
     return stages
-
-
-def _write_file(file: Path, write: Callable[[Path], Any]) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    try:
-        write(partial)
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise NotWritten(f"{file} could not be written: {error.strerror}") from error
 
 
 def _json(content: Any) -> str:
@@ -286,7 +298,7 @@ def _json(content: Any) -> str:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a run's metrics.jsonl; one that is only half written does not count."""
-    lines = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (path / METRICS).read_bytes().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 

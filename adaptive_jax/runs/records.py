@@ -10,9 +10,11 @@ Orbax restores a flipped bit as a number, and another dtype as the one that is a
 import hashlib
 import json
 import logging
+import math
 import os
+import reprlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+from adaptive_jax.parallel import machine_memory
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -66,10 +70,10 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
         content = {
             "format": FORMAT,
             "facts": facts,
-            "arrays": {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()},
+            "arrays": described(arrays),
             "files": {name: [(partial / name).stat().st_size, file_digest(partial / name)] for name in _files(partial)},
         }
-        (partial / MANIFEST).write_text(_signed(content))
+        (partial / MANIFEST).write_text(signed(content))
         for folder, _, names in os.walk(partial):
             for name in names:
                 _sync(Path(folder, name))
@@ -90,14 +94,21 @@ def read_record(directory: Path) -> Record:
         DamagedRecord, NewerRecord: see there.
     """
     manifest = check_record(directory)
-    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in manifest["arrays"].items()}
-    if stored := {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, array in arrays.items() if array.size}:
-        with _checkpointer() as checkpointer:
-            arrays |= checkpointer.restore(directory.absolute() / ARRAYS, restore_args=stored)
-    found = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-    if found != manifest["arrays"]:
+    sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (dtype, shape) in manifest["arrays"].items()}
+    if (size := sum(sizes.values())) > (limit := machine_memory()):
+        raise DamagedRecord(
+            f"{directory / MANIFEST}: 'arrays' take {size / 2**30:.1f} GiB, and this machine has {limit / 2**30:.1f} GiB"
+        )
+    try:
+        arrays = {name: np.zeros(*manifest["arrays"][name][::-1]) for name, size in sizes.items() if not size}
+        if stored := {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, size in sizes.items() if size}:
+            with _checkpointer() as checkpointer:
+                arrays |= checkpointer.restore(directory.absolute() / ARRAYS, restore_args=stored)
+    except Exception as error:  # orbax and tensorstore have kinds of their own
+        raise DamagedRecord(f"{directory / ARRAYS} cannot be read: {str(error).partition(' [')[0]}") from error
+    if described(arrays) != manifest["arrays"]:
         raise DamagedRecord(f"{directory / ARRAYS} holds other shapes or dtypes than its manifest says")
-    return Record(arrays, manifest["facts"])
+    return Record({name: arrays[name] for name in sizes}, manifest["facts"])
 
 
 def check_record(directory: Path) -> dict[str, Any]:
@@ -129,22 +140,41 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         DamagedRecord, NewerRecord: see there.
     """
     file = directory / MANIFEST
+    content = read_signed(file)
+    for field, sound in _MANIFEST_FIELDS.items():
+        if not sound(content.get(field)):
+            raise DamagedRecord(f"{file}: {field!r} cannot be {reprlib.repr(content.get(field))}")
+    if content["format"] > FORMAT:
+        raise NewerRecord(
+            f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
+            f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
+        )
+    return content
+
+
+def signed(content: Mapping[str, Any]) -> str:
+    """JSON with its own SHA-256 in it, for `read_signed`."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
+
+
+def read_signed(file: Path) -> dict[str, Any]:
+    """What `signed` was given, from a file.
+
+    Raises:
+        DamagedRecord: the file is missing, or not what was written.
+    """
     try:
         text = file.read_bytes().decode()
         content = json.loads(text)
         del content["sha256"]
-        sound = _signed(content) == text
+        sound = signed(content) == text
     except FileNotFoundError as error:
         raise DamagedRecord(f"{file} is missing") from error
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
         raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
-    if content["format"] > FORMAT:
-        raise NewerRecord(
-            f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
-            f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
-        )
     return content
 
 
@@ -154,6 +184,31 @@ def check_name(directory: Path, name: str | None) -> None:
         raise DamagedRecord(
             f"{directory} holds what was written as {name}: it was renamed or exchanged; give it that name again"
         )
+
+
+def _is_array(entry: Any) -> bool:
+    try:
+        dtype, shape = entry
+        return np.dtype(dtype).name == dtype and all(type(length) is int and length >= 0 for length in shape)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_file(entry: Any) -> bool:
+    return type(entry) is list and [type(value) for value in entry] == [int, str]
+
+
+_MANIFEST_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: type(value) is int,
+    "facts": lambda value: type(value) is dict,
+    "arrays": lambda value: type(value) is dict and all(map(_is_array, value.values())),
+    "files": lambda value: type(value) is dict and all(map(_is_file, value.values())),
+}
+
+
+def described(arrays: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Dtype and shape of arrays, or of what has these, by name, as a manifest has them."""
+    return {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
 
 
 def discard_record(directory: Path) -> None:
@@ -167,7 +222,12 @@ def discard_record(directory: Path) -> None:
 
 def named_leaves(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a pytree on the host, by their paths in it."""
-    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {name: np.asarray(leaf) for name, leaf in leaves_by_name(tree).items()}
+
+
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree as they are, by their paths in it."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replace_leaves(tree: TreeT, arrays: Mapping[str, np.ndarray]) -> TreeT:
@@ -232,11 +292,6 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     if isinstance(leaf, jax.Array):
         return jnp.asarray(value)
     return value if isinstance(leaf, np.ndarray) else value.item()
-
-
-def _signed(content: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
 
 
 def _files(directory: Path) -> list[str]:

@@ -166,8 +166,8 @@ def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryB
     state = loop.admit(work.decoder, policy, state, wave.prefill, admissions.of(wave, np.arange(count), count, harvest))
     stops = jnp.asarray(work.stop_ids, jnp.int32)
     for _ in range(-(-steps // CHUNK)):
-        state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, size=size, chunk=CHUNK)
-        harvest.collect(outputs, wave.completions)
+        state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, np.int32(0), size=size, chunk=CHUNK)
+        harvest.store(outputs, harvest.count(np.asarray(outputs.alive), wave.completions))
     return harvest
 
 

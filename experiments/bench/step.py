@@ -43,14 +43,15 @@ class _Decoding:
             completion=zeros,
             budget=zeros + subject.new_tokens,
             samples=zeros + 1,
-            key=loop.completion_keys(key, identities, jnp.arange(rows, dtype=jnp.int32)),
+            key=jax.random.key_data(loop.completion_keys(key, identities, jnp.arange(rows, dtype=jnp.int32))),
         )
         empty = loop.empty_state(decoder, key, prompt.last, rows=rows, size=self._size)
         self.state = loop.admit(decoder, policy, empty, prompt, everywhere)
 
     def __call__(self) -> object:
+        stops, waiting = jnp.zeros((0,), jnp.int32), jnp.int32(0)
         self.state, outputs = loop.decode_chunk(
-            self._decoder, self._policy, jnp.zeros((0,), jnp.int32), self.state, size=self._size, chunk=STEPS
+            self._decoder, self._policy, stops, self.state, waiting, size=self._size, chunk=STEPS
         )
         return outputs
 

@@ -82,7 +82,9 @@ def test_every_action_is_scored_on_every_question() -> None:
     settings = [SamplingParams(0.0), SamplingParams(1.0), SamplingParams(0.3)]
     seen: list[int] = []
     options = {"seed": 5, "rows": 16}
-    scores = score_actions(environment, settings, budgets, completions=4, on_progress=seen.append, **options)
+    scores = score_actions(
+        environment, SamplingParams.stack(settings), budgets, completions=4, on_progress=seen.append, **options
+    )
     assert scores.wins.shape == (2, 12, 3, 4)
     assert scores.wins.dtype == scores.known.dtype == bool
     assert scores.known.all()
@@ -95,5 +97,5 @@ def test_every_action_is_scored_on_every_question() -> None:
 
 
 def test_questions_that_could_not_be_graded_are_marked() -> None:
-    scores = score_actions(Measured(5), [SamplingParams(0.0)] * 2, (9,), completions=2, seed=5, rows=16)
+    scores = score_actions(Measured(5), SamplingParams(np.zeros(2)), (9,), completions=2, seed=5, rows=16)
     np.testing.assert_array_equal(scores.known, [True, True, True, False, True])

@@ -48,16 +48,20 @@ def small(folder: Path) -> list[str]:
 
 
 def start(run: Path, cache: Path, *flags: str) -> subprocess.Popen[str]:
-    """A small run; all runs of this file share a compilation cache, and are compiled fast rather than well."""
+    """A small run."""
+    return python(cache, "-m", "experiments.math_token", *small(cache), "--run-dir", str(run), *flags)
+
+
+def python(cache: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A process; those of this file share a compilation cache, and are compiled fast rather than well."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
-    command = [sys.executable, "-m", "experiments.math_token", *small(cache), "--run-dir", str(run), *flags]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +91,12 @@ def results(run: Path, name: str = "results.json") -> dict[str, Any]:
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "samples.jsonl"}
-    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", ".lock"}
+    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", "sums.json", ".lock"}
     figures = {"training.png", "budgets.png", "transfer-budgets.png"}
     assert {path.name for path in run.iterdir()} == files | figures | others
+    description, sound = inspect_run(run)
+    assert sound
+    assert "all files are as they were written" in description
     for figure in figures:
         content = (run / figure).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
@@ -103,6 +110,32 @@ def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     assert (run / "results.md").read_text() in out
     assert "Traceback" not in err
     assert "Warning" not in err
+
+
+PYTHON = """
+import sys
+import adaptive_jax as aj
+from experiments.math_token import load_actions
+lm, actions = aj.load_lm("tiny"), aj.SamplingParams.stack(load_actions(sys.argv[1]))
+def asked(split, limit):
+    return aj.Environment(lm, aj.load_problems("arithmetic", split=split, limit=limit), cot="none")
+policy = aj.token_adapter(lm.config.hidden_size, actions=actions, budget_scale=24, seed=5)
+options = dict(budgets=(6, 24), updates=2, prompts=4, completions=3, samples=2, rows=8, seed=5)
+adapter, history = aj.train(asked("train", 32), policy=policy, validation=asked("validation", 8), **options)
+aj.save_adapter(sys.argv[2], adapter, lm)
+"""
+
+
+def test_python_comes_to_the_bits_of_the_command_line(whole: tuple[Path, str, str], cache: Path, tmp_path: Path) -> None:
+    with python(cache, "-c", PYTHON, str(cache / "set.json"), str(tmp_path / "own")) as process:
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    ours, theirs = (
+        read_record(path).arrays for path in (tmp_path / "own", whole[0] / "adapters" / "token-adapter-budget-seed5")
+    )
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name])
 
 
 @pytest.mark.parametrize("prefix", ["", "transfer-"])

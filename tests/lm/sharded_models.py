@@ -68,7 +68,7 @@ def admission(rows: int) -> loop.Admission:
         completion=per_row(0),
         budget=per_row(30),
         samples=per_row(1),
-        key=jax.random.split(jax.random.key(1), ROWS),
+        key=jax.random.key_data(jax.random.split(jax.random.key(1), ROWS)),
     )
 
 
@@ -92,9 +92,10 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     state = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
     empty_ring = parts(state.cache)
     state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
-    chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec), (spec, steps))
-    program = chunk.lower(decoder, policy, STOP, state).compile().as_text()
-    state, output = chunk(decoder, policy, STOP, state)
+    chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec, one), (spec, steps))
+    waiting = jnp.int32(0)
+    program = chunk.lower(decoder, policy, STOP, state, waiting).compile().as_text()
+    state, output = chunk(decoder, policy, STOP, state, waiting)
     shelf = wrap(functools.partial(loop.empty_shelf, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
     place = jnp.array([0, -1, -1, 1], jnp.int32)
     state, shelf = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, shelf, place)

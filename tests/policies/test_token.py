@@ -75,7 +75,7 @@ def test_features_are_what_numpy_makes_of_them(inputs: Inputs, dtype: jnp.dtype)
     scaled = hidden / np.sqrt((hidden**2).mean(axis=1, keepdims=True) + 1e-6)
     left = np.asarray(observation.remaining, np.float64)[:, None]
     expected = {
-        "hidden+budget": np.concatenate([scaled, left / 64, np.log(1 + left) / np.log(65)], axis=1),
+        "hidden+budget": np.concatenate([scaled, 6 * left / 64 - 3, 6 * np.log(1 + left) / np.log(65) - 3], axis=1),
         "hidden": scaled,
         "entropy": np.asarray(observation.entropy, np.float64)[:, None],
     }[inputs]

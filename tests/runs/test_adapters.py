@@ -1,22 +1,26 @@
 """Adapters come back from disk as they were, and are found by name."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
-from adaptive_jax.runs.adapters import MAIN, load_adapter, save_adapter
+from adaptive_jax.runs import adapters
+from adaptive_jax.runs.adapters import MAIN, Adapter, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
-from adaptive_jax.runs.records import DamagedRecord, read_record, write_record
+from adaptive_jax.runs.records import DamagedRecord, read_manifest, read_record, signed, write_record
 from tests.policies.adapters import random_adapter, random_sequence_adapter
 from tests.runs.damage import files, flip
 
@@ -100,8 +104,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
 
 def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
     """In the run; out of it, an adapter may have any name. Those of before names were kept are taken as they are."""
-    adapters = tmp_path / "adapters"
-    mine, other = adapters / f"{MAIN}-seed0", adapters / f"{MAIN}-seed1"
+    mine, other = (tmp_path / "adapters" / f"{MAIN}-seed{seed}" for seed in (0, 1))
     for seed, directory in enumerate((mine, other)):
         save_adapter(directory, random_adapter(HIDDEN, seed=seed))
     mine.rename(tmp_path / "aside")
@@ -115,6 +118,52 @@ def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
     record = read_record(mine)
     write_record(mine, record.arrays, {key: value for key, value in record.facts.items() if key != "name"})
     assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN, seed=1))
+
+
+def test_an_adapter_of_before_the_budget_was_centred_acts_as_it_did(tmp_path: Path) -> None:
+    save_adapter(tmp_path, dataclasses.replace(random_adapter(HIDDEN), budget_encoding="shares"))
+    record = read_record(tmp_path)
+    write_record(tmp_path, record.arrays, {key: value for key, value in record.facts.items() if key != "budget_encoding"})
+    adapter = load_adapter(tmp_path)
+    remaining, unseen = jnp.asarray([16, 64], jnp.int32), jnp.ones(2)
+    seen = adapter.features(Observation(jnp.ones((2, HIDDEN)), remaining, remaining, remaining, unseen, unseen))
+    np.testing.assert_allclose(seen[:, HIDDEN:], [[0.25, np.log(17) / np.log(65)], [1.0, 1.0]], rtol=1e-6)
+
+
+LIES: list[tuple[str, object]] = [
+    *itertools.product(["hidden_size", "width"], [10**9, 0, -1, 2**31, 6.0, True, "6", None, [6]]),
+    *itertools.product(["budget_scale", "samples_scale"], [0, 8.0, None]),
+    *itertools.product(["kind", "inputs", "pooling", "sees_samples"], [None, "both ends", 1, {"a": 1}, []]),
+    ("fingerprint", None),
+    *itertools.product(["actions"], [None, [], {}, {"temperature": []}, {"temperature": 1.0}, {"heat": [1.0]}, {"top_k": "x"}]),
+    ("actions", {"temperature": [0.0]}),
+    ("actions", {"temperature": [float("nan")] * 4}),
+    ("actions", {"temperature": [0.0, 1.0], "top_p": [1.0]}),
+    ("actions", {"top_k": [2**40] * 4}),
+]
+
+
+@pytest.mark.parametrize("adapter", [random_adapter(HIDDEN), random_sequence_adapter(HIDDEN, "both", sees_samples=True)])
+def test_a_forged_manifest_is_refused_by_its_field(tmp_path: Path, adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sums agree. No array of the sizes that it tells of is made."""
+    save_adapter(tmp_path / "a", adapter)
+    manifest = read_manifest(tmp_path / "a")
+    monkeypatch.setattr(adapters, "read_record", pytest.fail)
+    lies = [(field, value) for field, value in LIES if field in manifest["facts"]]
+    assert len(lies) > len(LIES) - 15
+    for field, value in lies:
+        (tmp_path / "a" / "manifest.json").write_text(signed(manifest | {"facts": manifest["facts"] | {field: value}}))
+        with pytest.raises(DamagedRecord, match=rf"a/manifest.json: '({field}|arrays)' "):
+            load_adapter(tmp_path / "a")
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", random_adapter(HIDDEN))
+    record = read_record(tmp_path / "a")
+    record.arrays["last.bias.value"][1] = np.nan
+    write_record(tmp_path / "a", record.arrays, record.facts)
+    with pytest.raises(DamagedRecord, match=r"a: last.bias.value holds values that are not finite"):
+        load_adapter(tmp_path / "a")
 
 
 def test_an_adapter_knows_its_model(tmp_path: Path) -> None:

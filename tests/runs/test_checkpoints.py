@@ -1,6 +1,7 @@
 """Of a stage's checkpoints the newest sound one is used, and damage is told."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from adaptive_jax.runs.checkpoints import KEEP, Checkpoints
 from tests.runs.damage import files, flip
 
+FACTS = {"stage": "Stage", "fingerprint": {}, "metrics": []}
+
 
 def save(checkpoints: Checkpoints, *numbers: int) -> None:
     for number in numbers:
-        checkpoints.save(number, {"n": np.array(number)}, {"number": number})
+        checkpoints.save(number, {"n": np.array(number)}, FACTS | {"number": number})
 
 
 def names(checkpoints: Checkpoints) -> list[str]:
@@ -57,11 +60,21 @@ def test_a_damaged_one_is_told_and_the_one_before_it_used(checkpoints: Checkpoin
 
 def test_those_of_another_stage_are_damaged(checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
     other = Checkpoints.of(checkpoints.directory, "Training A, seed 0")
-    other.save(1, {}, {"stage": "Training A, seed 0"})
+    other.save(1, {}, FACTS | {"stage": "Training A, seed 0"})
     assert other.newest()[0] == 1
     other.directory.rename(checkpoints.directory / "checkpoints" / "training-a-seed-1")
     assert Checkpoints.of(checkpoints.directory, "training A, seed 1").newest() is None
     assert "holds what was written as training-a-seed-0" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("lie", [{"stage": 3}, {"fingerprint": None}, {"metrics": {}}, {"metrics": [1]}])
+def test_facts_that_cannot_be_are_damage(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, lie: dict[str, Any]
+) -> None:
+    save(checkpoints, 1)
+    checkpoints.save(2, {}, FACTS | lie)
+    assert checkpoints.newest()[0] == 1
+    assert f"000002/manifest.json: {next(iter(lie))!r} " in caplog.messages[-1]
 
 
 def test_those_ahead_of_one_that_is_saved_are_damaged_and_go(checkpoints: Checkpoints) -> None:

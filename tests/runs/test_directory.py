@@ -117,6 +117,7 @@ def test_a_file_is_written_whole_or_not_at_all(run: RunDirectory, monkeypatch: p
         "environment.json",
         "metrics.jsonl",
         "results.json",
+        "sums.json",
     }
 
 

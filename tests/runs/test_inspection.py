@@ -45,6 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method, budget, value in rows
     ]
     directory.write_json("results.json", {"rows": row})
+    directory.write_text("results.md", "# Results\n")
     directory.close()
     return path
 
@@ -74,8 +75,7 @@ def test_a_sound_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_damage_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damaged = [file.relative_to(run) for part in ("checkpoints", "adapters") for file in files(run / part)]
-    for place in (*damaged, Path("config.json"), Path("results.json")):
+    for place in (file.relative_to(run) for file in files(run) if file.name != ".lock"):
         copy = tmp_path / place.name
         shutil.copytree(run, copy)
         flip(copy / place, 6)  # the first byte: a brace in JSON
@@ -84,6 +84,39 @@ def test_damage_is_named(
         (line,) = [line for line in out.splitlines() if line.startswith("DAMAGED")]
         assert str(copy / place) in line
         shutil.rmtree(copy)
+
+
+def test_what_was_not_checked_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "notes.txt").write_text("mine")
+    with (copy / "metrics.jsonl").open("a") as metrics:  # what a killed process has written last
+        metrics.write("{}\n")
+    status, out, _ = inspected(copy, monkeypatch, capsys)
+    assert status == 0
+    assert "all files that were checked are" in out
+    assert "not checked, for there is no sum of it: the last 3 bytes of metrics.jsonl, notes.txt\n" in out
+    (copy / "results.md").unlink()
+    status, out, _ = inspected(copy, monkeypatch, capsys)
+    assert status == 1
+    assert f"DAMAGED: {copy / 'results.md'} is missing" in out
+    (copy / "sums.json").unlink()  # as in runs of before there were sums
+    status, out, _ = inspected(copy, monkeypatch, capsys)
+    assert status == 0
+    assert "no sum of it: config.json, environment.json, metrics.jsonl, notes.txt, results.json\n" in out
+
+
+def test_results_that_are_none_are_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "sums.json").unlink()
+    for content in ('{"rows": [{"metric": "pass@1"}]}', '{"rows": 7}', "[1]"):
+        (copy / "results.json").write_text(content)
+        status, out, _ = inspected(copy, monkeypatch, capsys)
+        assert status == 1
+        assert f"DAMAGED: {copy / 'results.json'} " in out
 
 
 @pytest.mark.parametrize("part", ["adapters", "checkpoints"])

@@ -131,16 +131,37 @@ def test_foreign_files_are_found(copy: Path) -> None:
 
 def test_arrays_of_another_record_are_found(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another dtype, where every file is what its manifest says."""
-    original = records._signed
+    original = records.signed
 
     def lie(content: dict[str, Any]) -> str:
         content["arrays"]["float32"][0] = "float64"
         return original(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "_signed", lie)
+        patch.setattr(records, "signed", lie)
         write_record(copy, ARRAYS, FACTS)
     with pytest.raises(DamagedRecord, match="other shapes or dtypes"):
+        read_record(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", "1"),
+        ("facts", []),
+        ("arrays", None),
+        ("arrays", {"float32": ["float32", [-1]]}),
+        ("arrays", {"float32": ["float33", [3]]}),
+        ("arrays", {"float32": ["float32", 3]}),
+        ("arrays", {"float32": ["float32", [2**40, 2**30]]}),
+        ("files", {"arrays": [1]}),
+    ],
+)
+def test_a_forged_manifest_is_refused_by_its_field(copy: Path, field: str, value: object) -> None:
+    """Its own sum agrees; nothing is made of the sizes that it tells of."""
+    content = read_manifest(copy)
+    (copy / "manifest.json").write_text(records.signed(content | {field: value}))
+    with pytest.raises(DamagedRecord, match=rf"manifest.json: '{field}' "):
         read_record(copy)
 
 
