@@ -126,6 +126,7 @@ _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _DEGREES = re.compile(r"([\w)}])\s*(?:\^\{\\circ\}|°|\\text\{ ?degrees?\}|degrees?)")
 _FROM_BELOW = re.compile(r"([\[(][^,]+),\\infty\)")
 _FROM_ABOVE = re.compile(r"\(-\\infty,([^,]+[\])])")
+_LETTER_D = re.compile(rf"({_TEXT_COMMAND}|\\[a-zA-Z]+)|(?<!an)d(?=\s*[a-zA-Z\\])")
 _IMAGINARY = re.compile(r"(?<=[0-9])i(?![a-zA-Z])")
 _EITHER_SIGN = re.compile(r"\\pm(?![a-zA-Z])")
 _FIRST_SIGN = re.compile(r"(^\s*|[=({,\[]\s*)\\pm(?![a-zA-Z])")
@@ -307,6 +308,8 @@ def reading(form: str) -> str:
     if _ANGLE_FUNCTION.search(form):  # math-verify drops the degree sign
         form = _DEGREES.sub(r"\1\\frac{\\pi}{180}", form)
     form = _IMAGINARY.sub(" i", form)  # else it is taken for a variable
+    if r"\int" not in form and r"\frac{d" not in form:  # else, what is meant is a differential, as math-verify takes it
+        form = _LETTER_D.sub(lambda match: match[1] or "{d}", form)
     return _DECIMAL.sub(_exact, form)
 
 
