@@ -83,7 +83,7 @@ def test_every_completion_is_judged_and_counted(folder: Path) -> None:
     assert set(evaluated) == {"correct", "wrong", "unparseable"}
     counts = content(folder, "results.json")["verdicts"]["all actions"]
     assert counts == {verdict: evaluated[verdict] for verdict in ("correct", "wrong", "unparseable", "timeout", "error")}
-    lines = (folder / "samples.jsonl").read_text().splitlines()
+    lines = (folder / "run" / "samples.jsonl").read_text().splitlines()
     samples = Counter((sample["method"], sample["verdict"]) for sample in map(json.loads, lines))
     assert {method for method, _ in samples} == {"T 0.5", "T 1.25"}
     kept = Counter()
