@@ -48,7 +48,7 @@ def train_and_evaluate(path: Path, updates: int) -> None:
         parallel.by_chief(lambda: save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter))
         found = {}
         for name, policy in (("adapter", state.adapter), ("static", static(1.0))):
-            scores = evaluate(environment, policy, (3, 6), key=jax.random.key(1), completions=2, rows=12)
+            scores = evaluate(environment, policy, (3, 6), seed=1, completions=2, rows=12)
             found[name] = {field: np.asarray(value).tolist() for field, value in vars(scores).items()}
         (path / f"preferences-{jax.process_index()}.json").write_text(json.dumps(follow_preferences()))
         run.write_json("results.json", {"scores": found, "rewards": [line["reward"] for line in curve]})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from adaptive_jax.tasks.maths_forms import both_signs, interval, is_set, is_unit, latex, member, reading, unchained
+from adaptive_jax.tasks.maths_forms import both_signs, in_order, interval, is_set, is_unit, latex, member, reading, unchained
 from adaptive_jax.tasks.maths_screen import numbers_apart, overlooked
 from adaptive_jax.tasks.problem import Verdict
 
@@ -41,9 +41,10 @@ _UNIT = re.compile(
 # units outside of a text wrapper: short ones that are known, or words that no product of variables looks like
 _SHORT_UNIT = r"(?:[mcdk]m|mi|ft|yds?|in|[mk]ph|[mk]g|lbs?|oz|secs?|mins?|hrs?|m[lL]|deg|usd|USD|days?)"
 _BARE_UNIT = re.compile(
-    rf"(?P<value>.*[0-9}})])(?:(?P<gap>(?:\\[,;: ]|[\s~])+)(?P<unit>(?:(?:sq|cu|square|cubic)\.?\s+)?"
-    rf"(?:{_SHORT_UNIT}|[a-zA-Z]{{4,}})(?:\s+[a-zA-Z]{{2,}})*)|(?P<close>{_SHORT_UNIT}|units?|degrees?|dollars?))"
-    r"(?:\^\{(?P<power>[23])\})?[\s.]*",
+    rf"(?:(?P<value>[+-]?[^+-]*[0-9}})])(?:\\[,;: ]|[\s~])+(?P<unit>(?:(?:sq|cu|square|cubic)\.?\s+)?"
+    rf"(?:{_SHORT_UNIT}|[a-zA-Z]{{4,}})(?:\s+[a-zA-Z]{{2,}})*)"
+    rf"|(?P<sum>.*[0-9}})])(?:\\[,;: ]|[\s~])+(?P<words>[a-zA-Z]{{4,}}(?:\s+[a-zA-Z]{{2,}})*)"
+    rf"|(?P<number>[+-]?[0-9.,]+)(?P<close>{_SHORT_UNIT}|units?|degrees?|dollars?))(?:\^\{{(?P<power>[23])\}})?[\s.]*",
     re.DOTALL,
 )
 _LETTERS_BEHIND = re.compile(r"(?P<value>.*[0-9])(?P<unit>[a-zA-Z]+)(?:\^\{(?P<power>[23])\})?")
@@ -155,7 +156,8 @@ def quick_verdict(gold: str, answer: str) -> Verdict | None:
         letters = _LETTERS_BEHIND.fullmatch(right.value) if left.unit else None
         spaced = _SPACED_LETTER.fullmatch(right.form) if left.number is not None and not left.unit else None
         if letters:
-            right = _canonical(rf"{letters['value']}\text{{{letters['unit']}}}^{{{letters['power'] or ''}}}")
+            power = f"^{letters['power']}" if letters["power"] else ""
+            right = _canonical(rf"{letters['value']}\text{{{letters['unit']}}}{power}")
         elif spaced:
             right = _canonical(spaced["value"])
     if left.unit and right.unit and left.unit != right.unit:
@@ -178,7 +180,8 @@ def quick_verdict(gold: str, answer: str) -> Verdict | None:
 def comparisons(question: str, gold: str, answer: str) -> list[tuple[str, str]]:
     r"""The pairs of LaTeX expressions, gold first, that must all be equal for the answer to be right.
 
-    The first is the answer itself; the others are the members of its chains of equalities (`maths_forms.unchained`). An
+    The first is the answer itself, or where only the order of a list tells what is what, each of its elements is one
+    (`maths_forms.in_order`); the others are the members of its chains of equalities (`maths_forms.unchained`). An
     inequality and an interval, such as `x > 2` and `(2,\infty)`, are compared as intervals. All numbers are exact: 0.333 is
     not 1/3, and 1.414214 not the root of 2.
     """
@@ -194,7 +197,8 @@ def comparisons(question: str, gold: str, answer: str) -> list[tuple[str, str]]:
         left = left_interval[1]
     else:
         right, pairs = unchained(right, latex(question), equation="=" in left)
-    return [(reading(first), reading(second)) for first, second in [(left, right), *pairs]]
+    wholes = in_order(left, right) or [(left, right)]
+    return [(reading(first), reading(second)) for first, second in wholes + pairs]
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,8 @@ def _canonical(answer: str) -> _Canonical:
     bare = None if measured else _BARE_UNIT.fullmatch(text)
     if measured and measured["unit"] not in _NOT_UNITS and is_unit(measured["unit"]):
         text, unit = measured["value"], _unit(measured["unit"]) + (measured["power"] or "")
-    elif bare and is_unit(name := bare["unit"] or bare["close"]):
-        text, unit = bare["value"], _unit(name) + (bare["power"] or "")
+    elif bare and is_unit(name := bare["unit"] or bare["words"] or bare["close"]):
+        text, unit = bare["value"] or bare["sum"] or bare["number"], _unit(name) + (bare["power"] or "")
     form = text
     apart = numbers_apart(text)
     text = _IGNORED.sub("", text)

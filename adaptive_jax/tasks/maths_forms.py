@@ -107,9 +107,11 @@ _RELATION = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])
 _BUILDER = re.compile(
     rf"^\s*\\\{{\s*({_VARIABLE})\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?::|\||\\mid(?![a-zA-Z]))(.*)\\\}}\s*$", re.DOTALL
 )
-_MEMBER = re.compile(rf"^\s*{_VARIABLE}\s*\\in(?![a-zA-Z])\s*")
+_MEMBER = re.compile(rf"^\s*{_VARIABLE}\s*\\in(?![a-zA-Z])\s*(?:\\mathbb\{{R\}}\s*,)?")
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])|\\(?:lor|vee|cup)(?![a-zA-Z])")
-_AND = re.compile(r"\\text\s*\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|\\(?:land|wedge|cap)(?![a-zA-Z])|&")
+_AND = re.compile(
+    r"\\text\s*\{\s*and\s*\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|\\(?:land|wedge|cap)(?![a-zA-Z])|&|,(?![0-9]{3}(?![0-9]))"
+)
 _GAP = re.compile(r"\\[,!;: ]|\\q?quad(?![a-zA-Z])|[\s~$]")
 # a text that holds one of these is no unit, and changes or takes back the number before it
 _NOT_OF_UNITS = re.compile(
@@ -124,6 +126,7 @@ _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _DEGREES = re.compile(r"([\w)}])\s*(?:\^\{\\circ\}|°|\\text\{ ?degrees?\}|degrees?)")
 _FROM_BELOW = re.compile(r"([\[(][^,]+),\\infty\)")
 _FROM_ABOVE = re.compile(r"\(-\\infty,([^,]+[\])])")
+_LETTER_D = re.compile(rf"({_TEXT_COMMAND}|\\[a-zA-Z]+)|(?<!an)d(?=\s*[a-zA-Z\\])")
 _IMAGINARY = re.compile(r"(?<=[0-9])i(?![a-zA-Z])")
 _EITHER_SIGN = re.compile(r"\\pm(?![a-zA-Z])")
 _FIRST_SIGN = re.compile(r"(^\s*|[=({,\[]\s*)\\pm(?![a-zA-Z])")
@@ -170,6 +173,8 @@ def _command(match: re.Match[str]) -> str:
     if word is None:
         return match[0]
     behind = match.string[match.end() :].lstrip()
+    if word in ("frac", "dfrac", "tfrac") and behind[:1] == "{":
+        return r"\frac"
     if word in _GREEK or (word in _FUNCTIONS and (behind[:1] in tuple("(^_\\") or behind[:1].isalnum())):
         return rf"\{word} "
     if word.casefold() in ("infinity", "inf", "oo"):
@@ -303,6 +308,8 @@ def reading(form: str) -> str:
     if _ANGLE_FUNCTION.search(form):  # math-verify drops the degree sign
         form = _DEGREES.sub(r"\1\\frac{\\pi}{180}", form)
     form = _IMAGINARY.sub(" i", form)  # else it is taken for a variable
+    if r"\int" not in form and r"\frac{d" not in form:  # else, what is meant is a differential, as math-verify takes it
+        form = _LETTER_D.sub(lambda match: match[1] or "{d}", form)
     return _DECIMAL.sub(_exact, form)
 
 
@@ -393,6 +400,8 @@ def _solved(pieces: list[str]) -> tuple[str, str] | None:
     turned = [_TURNED.get(piece, piece) for piece in reversed(pieces)]
     if not all(pieces) or len(pieces) not in (3, 5):
         return None
+    if len(pieces) == 3 and (inner := re.fullmatch(rf"\|\s*({_VARIABLE})\s*\|", pieces[0])) and pieces[1] in ("<", r"\le"):
+        pieces = [f"-({pieces[2]})", pieces[1], inner[1], *pieces[1:]]  # |x| < 2
     if len(pieces) == 5:
         lower, low, variable, high, upper = turned if pieces[1] in (">", r"\ge") else pieces
         if not {low, high} <= {"<", r"\le"}:
@@ -415,6 +424,18 @@ def _solved(pieces: list[str]) -> tuple[str, str] | None:
     opening = "[" if low == r"\le" and r"\infty" not in lower else "("
     closing = "]" if high == r"\le" and r"\infty" not in upper else ")"
     return variable, f"{opening}{lower},{upper}{closing}"
+
+
+def in_order(gold: str, answer: str) -> list[tuple[str, str]] | None:
+    """The elements of two lists pair by pair, if the gold answer names each of its own and the answer names none.
+
+    `45, 2` is `k = 45, n = 2`, and `2, 45` is not. None for other answers.
+    """
+    named, plain = [split(element, "=") for element in split(gold, ",")], split(answer, ",")
+    names = {sides[0].strip() for sides in named}
+    if "=" in answer or not 1 < len(names) == len(plain) == len(named) or not all(len(sides) == 2 for sides in named):
+        return None
+    return [(sides[1], element) for sides, element in zip(named, plain, strict=True)]
 
 
 def both_signs(form: str) -> str:

@@ -8,7 +8,7 @@ wrong. That is strict on purpose: a right answer that is missed costs less than 
 
 import re
 
-from adaptive_jax.tasks.maths_forms import is_unit, latex
+from adaptive_jax.tasks.maths_forms import is_unit, latex, split
 
 # what joins answers into a list; math-verify reads both as a comma
 _JOINS = ("", ",", "and", "or")
@@ -61,6 +61,8 @@ def _another_base(gold: str, answer: str) -> bool:
 
 def _another_kind(gold: str, answer: str) -> bool:
     """A set where a tuple or an interval belongs, or the other way round."""
+    if any(len([part for part in split(text, ",") if part.strip()]) > 1 for text in (gold, answer)):  # a list
+        return False
     kinds = {match.group(1) == r"\{" for match in (_OPENING.match(gold), _OPENING.match(answer)) if match}
     return len(kinds) == 2
 
