@@ -11,6 +11,7 @@ A row is recognised by its fields; one that is null counts as missing:
     SVAMP           Body, Question, Answer                 `Answer`
     CodeContests    description, tests                     every test: [{"input", "output"}, ...]
     CodeContests    description, public_tests, ...         the same, or as published {"input": [...], "output": [...]}
+    IFEval          prompt, instruction_id_list, kwargs    none: the instructions judge the text
     ==============  =====================================  ============================================
 """
 
@@ -18,13 +19,15 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_jax.tasks.ifeval import read_instructions
 from adaptive_jax.tasks.maths import last_box
-from adaptive_jax.tasks.problem import Case, Problem, question_id
+from adaptive_jax.tasks.problem import Case, MalformedRow, MissingPackage, Problem, question_id
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +38,13 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "gsm8k": ("openai/gsm8k", "main", ("train", "test")),
     "svamp": ("ChilleD/SVAMP", None, ("train", "test")),
     "aime2025": ("math-ai/aime25", None, ("test",)),
+    "ifeval": ("google/IFEval", None, ("train",)),
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
 EMBEDDED = ("arithmetic", "programs")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
-SOURCE = ("id", "ID", "unique_id", "name", "description", "problem", "question", "answer", "Answer", *TESTS)
-
-
-class MalformedRow(ValueError):
-    """A row that is no problem; the message names the field and the mend."""
+SOURCE = ("id", "ID", "unique_id", "key", "name", "prompt", "description", "problem", "question", "answer", "Answer", *TESTS)
 
 
 Row = Mapping[str, Any]
@@ -101,6 +101,7 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, name: str) -> list[
     problems: list[Problem] = []
     seen: set[str] = set()
     bad = 0
+    lacking: Counter[tuple[str, str]] = Counter()
     for place, row in rows:
         try:
             if isinstance(row, MalformedRow):
@@ -108,6 +109,11 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, name: str) -> list[
             problem = as_problem(row)
             if problem.id and problem.id in seen:
                 raise MalformedRow(f"id {problem.id!r} is taken by an earlier row; give every row its own")
+        except MissingPackage as fault:
+            lacking[fault.package, fault.what] += 1
+            if not skip_bad and len(problems) + lacking.total() == limit:
+                break
+            continue
         except MalformedRow as fault:
             if not skip_bad:
                 raise ValueError(f"{place}: {fault} (--skip-bad leaves such rows out)") from None
@@ -119,6 +125,13 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, name: str) -> list[
         problems.append(problem)
         if len(problems) == limit:
             break
+    if lacking:
+        packages = " and ".join(sorted({package for package, _ in lacking}))
+        counts = ", ".join(f"{count} of {what}" for (_, what), count in lacking.items())
+        lack = f"{lacking.total()} of the rows need {packages}, not installed: {counts}"
+        if not skip_bad:
+            raise ValueError(f"{name}: {lack}; install adaptive-jax[tasks] (--skip-bad leaves such rows out)")
+        log.warning("%s: left out what needs a further package: %s; install adaptive-jax[tasks]", name, lack)
     if bad:
         log.warning("%s: left out %d malformed row%s", name, bad, "" if bad == 1 else "s")
     return problems
@@ -181,6 +194,8 @@ def _parquet_rows(path: Path) -> Rows:
 
 def _hub_rows(name: str, split: str) -> Rows:
     hub_id, configuration, splits = HUB[name]
+    if splits == ("train",) and split == "test":
+        split = "train"  # a benchmark in one piece
     if split not in splits:
         raise ValueError(f"{name} has no split {split!r}, only {' and '.join(splits)}")
     from datasets import load_dataset
@@ -211,11 +226,15 @@ def as_problem(row: Row) -> Problem:
     problem = _parsed(fields)
     whole = {problem.id, problem.question, problem.answer}
     taken = {name for name in SOURCE if name in TESTS or str(fields.get(name)).strip() in whole}
-    return replace(problem, metadata={name: value for name, value in fields.items() if name not in taken})
+    return replace(
+        problem, metadata={name: value for name, value in fields.items() if name not in taken} | dict(problem.metadata)
+    )
 
 
 def _parsed(row: Row) -> Problem:
-    identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
+    identity = str(next((row[key] for key in ("id", "ID", "unique_id", "key") if key in row), ""))
+    if "instruction_id_list" in row:
+        return Problem(identity, _text(row, "prompt"), "", "instructions", metadata=read_instructions(row))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
         return Problem(identity or str(row.get("name", "")), question, "", "code", tests=_cases(row))
