@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_jax.tasks import reasoning
 from adaptive_jax.tasks.ifeval import read_instructions
 from adaptive_jax.tasks.maths import last_box
 from adaptive_jax.tasks.problem import Case, MalformedRow, MissingPackage, Problem, question_id
@@ -58,8 +59,9 @@ def load_problems(
     """The first `limit` problems of a known data set or of a file.
 
     Args:
-      name_or_path: `arithmetic` or `programs` (embedded), a name in `HUB` (fetched once, then cached), or the path
-        of a `.jsonl`, `.json` or `.parquet` file, which has no splits: all of it is taken.
+      name_or_path: `arithmetic` or `programs` (embedded), `reasoning_gym:NAME?option=value&...` (see `reasoning.load`), a
+        name in `HUB` (fetched once, then cached), or the path of a `.jsonl`, `.json` or `.parquet` file, which has no splits:
+        all of it is taken.
       split: which part of a named data set.
       limit: how many problems at most.
       skip_bad: leave malformed rows out, and log how many, instead of raising.
@@ -72,6 +74,8 @@ def load_problems(
     name = str(name_or_path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give a positive number, or none for every problem")
+    if name.startswith(reasoning.PREFIX):
+        return reasoning.load(name, split, limit)
     if name in EMBEDDED:
         return _embedded(name, split, limit)
     if name in HUB:
@@ -80,7 +84,9 @@ def load_problems(
         rows = _file_rows(Path(name))
     else:
         known = ", ".join(sorted((*EMBEDDED, *HUB)))
-        raise ValueError(f"unknown data set {name!r}: give one of {known}, or a file ending in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"unknown data set {name!r}: give one of {known}, {reasoning.PREFIX}NAME, or a file ending in {', '.join(SUFFIXES)}"
+        )
     problems = _problems(rows, limit, skip_bad, name)
     if not problems:
         raise ValueError(f"{name} holds no problem")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Kind = Literal["integer", "math", "code", "instructions"]
+Kind = Literal["integer", "math", "code", "instructions", "reasoning_gym"]
 Verdict = Literal["correct", "wrong", "unparseable", "timeout", "error"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -47,7 +47,8 @@ class Problem:
       answer: the gold answer, without `\boxed{}`; empty for programs and texts.
       kind: `math` answers are compared as mathematics; `integer` answers are plain integers, compared in
         process and never by a computer algebra system; `code` answers are programs, judged by `tests`;
-        `instructions` answers are texts, judged by the instructions in `metadata` (`ifeval`).
+        `instructions` answers are texts, judged by the instructions in `metadata` (`ifeval`); `reasoning_gym`
+        answers are judged by their generator (`reasoning`).
       hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
       tests: what a program must satisfy, every one of them; empty for the other kinds.
       metadata: every further field of the row that the problem came from, and an answer field of which only a part is `answer`;
