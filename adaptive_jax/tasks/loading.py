@@ -42,7 +42,7 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "ifeval": ("google/IFEval", None, ("train",)),
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
-EMBEDDED = ("arithmetic", "programs")
+EMBEDDED = ("arithmetic", "instructions", "programs")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
 SOURCE = ("id", "ID", "unique_id", "key", "name", "prompt", "description", "problem", "question", "answer", "Answer", *TESTS)
@@ -59,9 +59,9 @@ def load_problems(
     """The first `limit` problems of a known data set or of a file.
 
     Args:
-      name_or_path: `arithmetic` or `programs` (embedded), `reasoning_gym:NAME?option=value&...` (see `reasoning.load`), a
-        name in `HUB` (fetched once, then cached), or the path of a `.jsonl`, `.json` or `.parquet` file, which has no splits:
-        all of it is taken.
+      name_or_path: `arithmetic`, `instructions` or `programs` (embedded), `reasoning_gym:NAME?option=value&...` (see
+        `reasoning.load`), a name in `HUB` (fetched once, then cached), or the path of a `.jsonl`, `.json` or `.parquet` file,
+        which has no splits: all of it is taken.
       split: which part of a named data set.
       limit: how many problems at most.
       skip_bad: leave malformed rows out, and log how many, instead of raising.
@@ -98,6 +98,10 @@ def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
         from adaptive_jax.tasks import arithmetic
 
         return arithmetic.problems(split, limit)
+    if name == "instructions":
+        from adaptive_jax.tasks import instructions
+
+        return instructions.problems(split, limit)
     from adaptive_jax.tasks import programs
 
     return programs.problems(split, limit)
