@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from adaptive_jax.tasks import ifeval
 from adaptive_jax.tasks.maths import comparisons, final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
 from adaptive_jax.tasks.problem import Problem, Verdict
@@ -16,9 +17,9 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     r"""The verdict on each completion, in order, whatever the number of workers.
 
     "correct"      the last `\boxed{}`, or the last few with nothing between them, is the answer, exactly (0.333 is not 1/3), in
-                   whatever notation; or the program passes every test
+                   whatever notation; or the program passes every test; or the text follows every instruction
     "wrong"        it is another answer, or one that names several or repeats the question (`maths_screen`), or there is none;
-                   or the program fails a test
+                   or the program fails a test, or the text breaks an instruction
     "unparseable"  there is an answer that cannot be read; or no program
     "timeout"      judging it ran out of time, or a program out of memory
     "error"        a fault of ours, or an answer that kills three workers: it says nothing about the completion
@@ -41,6 +42,9 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
         if problem.kind == "code":
             programs.append(index)
+            continue
+        if problem.kind == "instructions":
+            verdicts[index] = ifeval.verdict(problem, text)
             continue
         answer = final_answer(text, problem.hash_answer)
         if answer is None:

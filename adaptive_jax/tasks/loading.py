@@ -11,6 +11,7 @@ A row is recognised by its fields; one that is null counts as missing:
     SVAMP           Body, Question, Answer                 `Answer`
     CodeContests    description, tests                     every test: [{"input", "output"}, ...]
     CodeContests    description, public_tests, ...         the same, or as published {"input": [...], "output": [...]}
+    IFEval          prompt, instruction_id_list, kwargs    none: the instructions judge the text
     ==============  =====================================  ============================================
 
 A program's row may have a `time_limit` for each test, in seconds or as CodeContests writes it (`problem.time_limit`).
@@ -20,13 +21,16 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_jax.tasks import reasoning
+from adaptive_jax.tasks.ifeval import read_instructions
 from adaptive_jax.tasks.maths import last_box
-from adaptive_jax.tasks.problem import Case, Problem, question_id, time_limit
+from adaptive_jax.tasks.problem import Case, MalformedRow, MissingPackage, Problem, question_id, time_limit
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +41,15 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "gsm8k": ("openai/gsm8k", "main", ("train", "test")),
     "svamp": ("ChilleD/SVAMP", None, ("train", "test")),
     "aime2025": ("math-ai/aime25", None, ("test",)),
+    "ifeval": ("google/IFEval", None, ("train",)),
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
 STREAMED = ("code_contests",)  # too large to fetch whole for a few problems
-EMBEDDED = ("arithmetic", "programs")
-GENERATED = ("arithmetic",)
+EMBEDDED = ("arithmetic", "instructions", "programs")
+GENERATED = ("arithmetic", "instructions")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
-SOURCE = ("id", "ID", "unique_id", "name", "description", "problem", "question", "answer", "Answer", *TESTS)
-
-
-class MalformedRow(ValueError):
-    """A row that is no problem; the message names the field and the mend."""
+SOURCE = ("id", "ID", "unique_id", "key", "name", "prompt", "description", "problem", "question", "answer", "Answer", *TESTS)
 
 
 Row = Mapping[str, Any]
@@ -67,8 +68,9 @@ def load_problems(
     """The first `limit` problems of a known data set or of a file.
 
     Args:
-      name_or_path: `arithmetic` or `programs` (embedded), a name in `HUB` (fetched once, then cached), or the path
-        of a `.jsonl`, `.json` or `.parquet` file, which has no splits: all of it is taken.
+      name_or_path: `arithmetic`, `instructions` or `programs` (embedded), `reasoning_gym:NAME?option=value&...` (see
+        `reasoning.load`), a name in `HUB` (fetched once, then cached), or the path of a `.jsonl`, `.json` or `.parquet` file,
+        which has no splits: all of it is taken.
       split: which part of a named data set.
       limit: how many problems at most.
       skip_bad: leave malformed rows out, and log how many, instead of raising.
@@ -82,6 +84,8 @@ def load_problems(
     name = str(name_or_path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give a positive number, or none for every problem")
+    if name.startswith(reasoning.PREFIX):
+        return reasoning.load(name, split, limit)
     if name in EMBEDDED:
         return _embedded(name, split, limit)
     if name in HUB:
@@ -90,7 +94,9 @@ def load_problems(
         rows = _file_rows(Path(name))
     else:
         known = ", ".join(sorted((*EMBEDDED, *HUB)))
-        raise ValueError(f"unknown data set {name!r}: give one of {known}, or a file ending in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"unknown data set {name!r}: give one of {known}, {reasoning.PREFIX}NAME, or a file ending in {', '.join(SUFFIXES)}"
+        )
     problems = _problems(rows, limit, skip_bad, answered, name)
     if not problems:
         raise ValueError(f"{name} holds no problem")
@@ -99,7 +105,7 @@ def load_problems(
 
 def generated(name: str) -> bool:
     """Whether a data set is made when it is asked for: it has the splits train, validation and test, as long as one likes."""
-    return name in GENERATED
+    return name in GENERATED or name.startswith(reasoning.PREFIX)
 
 
 def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
@@ -107,6 +113,10 @@ def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
         from adaptive_jax.tasks import arithmetic
 
         return arithmetic.problems(split, limit)
+    if name == "instructions":
+        from adaptive_jax.tasks import instructions
+
+        return instructions.problems(split, limit)
     from adaptive_jax.tasks import programs
 
     return programs.problems(split, limit)
@@ -116,6 +126,7 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, nam
     problems: list[Problem] = []
     seen: set[str] = set()
     bad = 0
+    lacking: Counter[tuple[str, str]] = Counter()
     for place, row in rows:
         try:
             if isinstance(row, MalformedRow):
@@ -123,6 +134,11 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, nam
             problem = as_problem(row, answered=answered)
             if problem.id and problem.id in seen:
                 raise MalformedRow(f"id {problem.id!r} is taken by an earlier row; give every row its own")
+        except MissingPackage as fault:
+            lacking[fault.package, fault.what] += 1
+            if not skip_bad and len(problems) + lacking.total() == limit:
+                break
+            continue
         except MalformedRow as fault:
             if not skip_bad:
                 raise ValueError(f"{place}: {fault} (--skip-bad leaves such rows out)") from None
@@ -134,6 +150,13 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, nam
         problems.append(problem)
         if len(problems) == limit:
             break
+    if lacking:
+        packages = " and ".join(sorted({package for package, _ in lacking}))
+        counts = ", ".join(f"{count} of {what}" for (_, what), count in lacking.items())
+        lack = f"{lacking.total()} of the rows need {packages}, not installed: {counts}"
+        if not skip_bad:
+            raise ValueError(f"{name}: {lack}; install adaptive-jax[tasks] (--skip-bad leaves such rows out)")
+        log.warning("%s: left out what needs a further package: %s; install adaptive-jax[tasks]", name, lack)
     if bad:
         log.warning("%s: left out %d malformed row%s", name, bad, "" if bad == 1 else "s")
     return problems
@@ -196,6 +219,8 @@ def _parquet_rows(path: Path) -> Rows:
 
 def _hub_rows(name: str, split: str) -> Rows:
     hub_id, configuration, splits = HUB[name]
+    if splits == ("train",) and split == "test":
+        split = "train"  # a benchmark in one piece
     if split not in splits:
         raise ValueError(f"{name} has no split {split!r}, only {' and '.join(splits)}")
     from datasets import load_dataset
@@ -227,11 +252,15 @@ def as_problem(row: Row, *, answered: bool = True) -> Problem:
     problem = _parsed(fields, answered)
     whole = {problem.id, problem.question, problem.answer}
     taken = {name for name in SOURCE if name in TESTS or str(fields.get(name)).strip() in whole}
-    return replace(problem, metadata={name: value for name, value in fields.items() if name not in taken})
+    return replace(
+        problem, metadata={name: value for name, value in fields.items() if name not in taken} | dict(problem.metadata)
+    )
 
 
 def _parsed(row: Row, answered: bool) -> Problem:
-    identity = str(next((row[key] for key in ("id", "ID", "unique_id") if key in row), ""))
+    identity = str(next((row[key] for key in ("id", "ID", "unique_id", "key") if key in row), ""))
+    if "instruction_id_list" in row:
+        return Problem(identity, _text(row, "prompt"), "", "instructions", metadata=read_instructions(row))
     if "tests" in row or "public_tests" in row:
         question = _text(row, "description", "problem", "question")
         try:

@@ -20,6 +20,23 @@ class Grade(NamedTuple):
     value: float
 
 
+class MalformedRow(ValueError):
+    """A row that is no problem; the message names the field and the mend."""
+
+
+class MissingPackage(MalformedRow):
+    """A row that needs a package of the extra `tasks`, which is not installed.
+
+    Attributes:
+      what: what needs it.
+      package: its name on PyPI.
+    """
+
+    def __init__(self, what: str, package: str):
+        super().__init__(f"{what} needs the package {package}; install adaptive-jax[tasks]")
+        self.what, self.package = what, package
+
+
 @dataclass(frozen=True)
 class Case:
     """One test of a program: what it reads on stdin and what it must write to stdout."""
@@ -35,9 +52,11 @@ class Problem:
     Attributes:
       id: unique within its file; the randomness of a completion depends on it.
       question: the text a prompt is made of.
-      answer: the gold answer, without `\boxed{}`; empty for programs.
+      answer: the gold answer, without `\boxed{}`; empty for programs and texts.
       kind: `math` answers are compared as mathematics; `integer` answers are plain integers, compared in
-        process and never by a computer algebra system; `code` answers are programs, judged by `tests`.
+        process and never by a computer algebra system; `code` answers are programs, judged by `tests`;
+        `instructions` answers are texts, judged by the instructions in `metadata` (`ifeval`); `reasoning_gym`
+        answers are judged by their generator (`reasoning`).
       hash_answer: a final `#### n` counts where there is no `\boxed{}` (the GSM8K convention).
       tests: what a program must satisfy, every one of them; empty for the other kinds.
       metadata: every further field of the row that the problem came from, and an answer field of which only a part is `answer`;

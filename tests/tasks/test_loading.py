@@ -28,6 +28,7 @@ PUBLISHED = {  # CodeContests as on the hub
     "time_limit": {"seconds": 2, "nanos": 0},
     "input_file": "",
 }
+IFEVAL = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": None}]}
 DOUBLE = Problem("p1", "Double it.", "", "code", tests=(Case("2", "4"), Case("3", "6"), Case("4", "8")))
 CONTEST = {"id": "a", "description": "Double it.", "solution": "...", "tests": [{"input": "2", "output": "4"}]}
 
@@ -185,6 +186,7 @@ ON_THE_HUB = {
     "gsm8k": (GSM8K, Problem("", "Q", "1,008", hash_answer=True)),
     "svamp": (SVAMP | {"Answer": "5.0"}, Problem("chal-1", "Dan has 5 pens, How many are left?", "5")),
     "aime2025": (AIME, Problem("2025-I-1", "Q", "70")),
+    "ifeval": (IFEVAL, Problem("7", "Say hi.", "", "instructions")),
     "code_contests": (PUBLISHED, DOUBLE),
 }
 
@@ -201,10 +203,11 @@ def test_known_names_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     (problem,) = load_problems(name, skip_bad=True)
     assert problem == replace(expected, id=expected.id or problem.id)
-    assert calls == [(*HUB[name][:2], "test", name == "code_contests")]
-    with pytest.raises(ValueError, match=rf"{name} \(.*\), test row 2: no field"):
+    part = "train" if name == "ifeval" else "test"  # one piece, which is for evaluation
+    assert calls == [(*HUB[name][:2], part, name == "code_contests")]
+    with pytest.raises(ValueError, match=rf"{name} \(.*\), {part} row 2: no field"):
         load_problems(name)
-    with pytest.raises(ValueError, match=r"no split 'dev', only .*test"):
+    with pytest.raises(ValueError, match=rf"no split 'dev', only .*{part}"):
         load_problems(name, split="dev")
 
 
