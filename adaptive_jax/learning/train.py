@@ -165,9 +165,9 @@ def train(
         else:
             advantages = pass_advantages(rewards, valid, settings.samples)
             batch = pad_decisions(features, actions, advantages.reshape(-1)[completion])
-            # all completions of a prompt that fare alike have no advantage: where successes are rare that is most of them, and the
-            # entropy bonus would outweigh the others' advantages, so it counts as much as there are decisions that teach
-            teach = advantages.any(axis=1)[completion // settings.completions]
+            # A prompt whose completions all fare alike has no advantage. Where successes are rare that is most prompts, and the
+            # bonus would outweigh what the others teach: so it weighs as much as there are decisions that teach.
+            teach = (advantages != 0).any(axis=1)[completion // settings.completions]
             taught, decided = total(np.array([teach.sum(), max(len(teach), 1)], float))
             bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1)) * taught / decided
             learned = lanes.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
