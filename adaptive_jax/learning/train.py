@@ -41,7 +41,8 @@ class TrainSettings:
         completions: G, completions per prompt, at least 2 for a leave-one-out baseline.
         budgets: token budgets b, in tokens; each prompt of an update draws one.
         learning_rate: of Adam.
-        entropy_bonus: weight of the policy's entropy at the start; it falls linearly to a tenth at the end (reinforce).
+        entropy_bonus: weight of the policy's entropy at the start, for decisions of prompts whose rewards differ; it falls
+            linearly to a tenth at the end (reinforce).
         rule: "reinforce", or "lpo": preferences between the best and the worst completion of each prompt.
         samples: B; the reward that reinforce follows is Pass@B of a prompt's completions, B at most G - 1.
         beta: how far preferences move the policy (lpo).
@@ -170,9 +171,13 @@ def train(
             pairs = best_against_worst(features, actions, completion, rewards, valid)
             learned = lanes.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
         else:
-            advantages = pass_advantages(rewards, valid, settings.samples).reshape(-1)
-            batch = pad_decisions(features, actions, advantages[completion])
-            bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1))
+            advantages = pass_advantages(rewards, valid, settings.samples)
+            batch = pad_decisions(features, actions, advantages.reshape(-1)[completion])
+            # A prompt whose completions all fare alike has no advantage. Where successes are rare that is most prompts, and the
+            # bonus would outweigh what the others teach: so it weighs as much as there are decisions that teach.
+            teach = (advantages != 0).any(axis=1)[completion // settings.completions]
+            taught, decided = total(np.array([teach.sum(), max(len(teach), 1)], float))
+            bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1)) * taught / decided
             learned = lanes.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
         adapter, opt_state, metrics = learned
         values = {"reward": rewards[valid], "feature": features, "loss": metrics["loss"]}

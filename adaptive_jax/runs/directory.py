@@ -1,6 +1,6 @@
 """A run's directory: what was asked for, on what it ran, what was measured, and the stages that are behind it.
 
-A run is a sequence of named stages, none inside another: an evaluation, an opening pass, the training of an adapter. What a
+A run is a sequence of named stages, none inside another: an evaluation, the training of an adapter. What a
 stage found is a record (`adaptive_jax.runs.records`) under checkpoints/, with the lines that it logged. A run that goes on
 takes it from there instead of computing it anew, and puts metrics.jsonl together again, so that each line is in it once.
 

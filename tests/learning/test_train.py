@@ -173,7 +173,10 @@ def test_validation_is_pass_at_b_of_what_is_known() -> None:
 
 
 def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features, actions, advantages and the entropy bonus of three updates, put together anew by a plain loop."""
+    """Features, actions, advantages and the entropy bonus of three updates, put together anew by a plain loop.
+
+    The bonus is for the decisions of prompts whose known rewards differ.
+    """
     environment = Scripted(right=[i % 9 for i in range(12)], known=[8 - i % 3 for i in range(12)], completions=8)
     settings = dataclasses.replace(SETTINGS, updates=3)
     made = []
@@ -188,20 +191,22 @@ def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: p
         asked, budgets = draw_questions(12, settings, update)
         trajectory, rewards, valid = collect(environment, policy, settings, asked, budgets, update)
         features = iter(trajectory.features)
-        expected = []
+        expected, teaching = [], 0
         for n in range(64):
             q, i = divmod(n, 8)
             others = [rewards[q, j] for j in range(8) if j != i and valid[q, j]]
             for t in np.flatnonzero(trajectory.decisions[n]):
                 feature = next(features)
                 if valid[q, i]:
+                    teaching += len(set(rewards[q, valid[q]])) > 1
                     expected.append((feature, trajectory.actions[n, t], rewards[q, i] - np.mean(others)))
         count = len(expected)
         assert count < trajectory.decisions.sum()
         np.testing.assert_array_equal(batch.weight, np.arange(len(batch.weight)) < count)
         for found, wanted in zip((batch.features, batch.actions, batch.advantages), zip(*expected, strict=True), strict=True):
             np.testing.assert_allclose(found[:count], np.stack(wanted), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(bonus, 1e-3 * (1.0, 0.55, 0.1)[update - 1], rtol=1e-5)
+        assert 0 < teaching < count
+        np.testing.assert_allclose(bonus, 1e-3 * (1.0, 0.55, 0.1)[update - 1] * teaching / count, rtol=1e-5)
 
 
 def test_metrics_describe_the_rollouts() -> None:
