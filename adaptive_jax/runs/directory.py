@@ -227,7 +227,8 @@ class _Files:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise OSError(f"{path} cannot be written ({error.strerror}): choose another --run-dir") from error
+            reason = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+            raise OSError(f"{path} cannot be written ({reason}): choose another --run-dir") from error
         try:
             stages = _check(path, fingerprint, allowed)
             if stages:
@@ -262,6 +263,7 @@ class _Files:
         file = self._path / name
         partial = file.with_name(f".partial-{name}")
         try:
+            partial.unlink(missing_ok=True)  # what a killed process left, or a link to somewhere else
             write(partial)
             self._sums.replace(name, partial)
         except OSError as error:

@@ -115,7 +115,7 @@ def check_record(directory: Path) -> dict[str, Any]:
     """The manifest of a record, once every file has been found to be what it says.
 
     Raises:
-        DamagedRecord: a file is missing, foreign, cut short or changed, be it by one bit.
+        DamagedRecord: a file is missing, foreign, cut short, unreadable or changed, be it by one bit.
         NewerRecord: see there.
     """
     manifest = read_manifest(directory)
@@ -124,9 +124,13 @@ def check_record(directory: Path) -> dict[str, Any]:
         file = directory / name
         if name not in present:
             raise DamagedRecord(f"{file} is missing")
-        if file.stat().st_size != size:
-            raise DamagedRecord(f"{file} has {file.stat().st_size} bytes instead of {size}")
-        if file_digest(file) != digest:
+        try:
+            found = file.stat().st_size, file_digest(file)
+        except OSError as error:  # as on a disk that is broken
+            raise DamagedRecord(f"{file} cannot be read: {error.strerror}") from error
+        if found[0] != size:
+            raise DamagedRecord(f"{file} has {found[0]} bytes instead of {size}")
+        if found[1] != digest:
             raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
     if foreign := sorted(present - set(manifest["files"])):
         raise DamagedRecord(f"{directory / foreign[0]} is no part of this record")
@@ -171,6 +175,8 @@ def read_signed(file: Path) -> dict[str, Any]:
         sound = signed(content) == text
     except FileNotFoundError as error:
         raise DamagedRecord(f"{file} is missing") from error
+    except OSError as error:
+        raise DamagedRecord(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:

@@ -99,8 +99,10 @@ def check_files(run: Path, growing: str) -> Iterator[tuple[str, int, str | None]
     """
     for name, sums in read_sums(run).items():
         file = run / name
-        if not file.is_file():
+        if not file.exists():
             yield name, 0, None if None in sums else f"{file} is missing"
+        elif not file.is_file():
+            yield name, 0, f"{file} is no file"
         elif name == growing:
             size, digest = next(iter(sums), None) or (0, hashlib.sha256().hexdigest())
             content = file.read_bytes()

@@ -17,6 +17,7 @@ from adaptive_jax.decoding.params import SamplingParams
         ("temperature", "hot"),
         ("top_k", -1),
         ("top_k", 2.5),
+        ("top_k", 2**31),
         ("top_p", 0.0),
         ("top_p", 1.01),
         ("top_p", float("nan")),

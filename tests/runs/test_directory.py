@@ -337,10 +337,20 @@ def test_what_is_no_run_of_this_kind_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("path", ["/proc/run", "/dev/null/run"])
-def test_where_nothing_can_be_written(path: str) -> None:
-    with pytest.raises(OSError, match=rf"{path} cannot be written \(.*\): choose another --run-dir"):
+@pytest.mark.parametrize(("path", "reason"), [("/proc/run", ".*"), ("/dev/null/run", "Not a.*"), ("/dev/null", "it is no.*")])
+def test_where_nothing_can_be_written(path: str, reason: str) -> None:
+    with pytest.raises(OSError, match=rf"{path} cannot be written \({reason}\): choose another --run-dir"):
         opened(Path(path))
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for name in ("results.json", ".partial-results.json"):
+        (run.path / name).symlink_to(tmp_path / "mine")
+    run.write_json("results.json", {})
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert read(run.path / "results.json") == {}
+    assert not (run.path / "results.json").is_symlink()
 
 
 LOCKER = """

@@ -118,6 +118,18 @@ def test_missing_and_shortened_files_are_found(copy: Path) -> None:
     assert read_record(copy).facts == FACTS
 
 
+def test_files_that_cannot_be_read_are_told(copy: Path) -> None:
+    """Links to themselves, which stand for what a broken disk does."""
+    for file in files(copy):
+        content = file.read_bytes()
+        file.unlink()
+        file.symlink_to(file.name)
+        with pytest.raises(DamagedRecord, match=rf"{re.escape(str(file))} cannot be read: Too many levels"):
+            read_record(copy)
+        file.unlink()
+        file.write_bytes(content)
+
+
 def test_foreign_files_are_found(copy: Path) -> None:
     for place in (copy / "notes.txt", copy / "arrays" / "d" / "0123"):
         place.write_text("not mine")
