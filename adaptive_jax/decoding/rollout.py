@@ -1,7 +1,7 @@
 """Rollouts: prompts in, a `Trajectory` out.
 
-The host's half of the loop: between two chunks it takes in what was drawn, gives the rows of ended completions to waiting
-ones, and decides how long the ring of cache columns is.
+The host's half of the loop: between two chunks it gives the rows of ended completions to waiting ones, and decides how long the
+ring of cache columns is. What a chunk has drawn it takes in while the next one is computed.
 
 Attention costs by the column, and most completions are much shorter than the longest. So a rollout begins with a short ring.
 A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,

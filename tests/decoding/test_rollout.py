@@ -226,9 +226,32 @@ def test_what_a_trajectory_records() -> None:
 
 def test_prompts_are_computed_once_and_rows_are_refilled() -> None:
     prompts = [Prompt(str(i), [1] * 20, 64 if i % 8 == 0 else 4) for i in range(64)]
-    done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], completions=4, rows=16, chunk=4)
+    done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], completions=4, rows=16, chunk=16)
     assert done.prompt_tokens == 64 * 20
-    assert done.lengths.sum() / done.row_steps > 0.8
+    assert done.lengths.sum() == done.row_steps
+
+
+@pytest.mark.parametrize(("waiting", "steps"), [(0, 16), (1, 5), (40, 3)])
+def test_host_looks_once_enough_rows_idle_that_others_wait_for(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, steps: int
+) -> None:
+    """A row ends at each step. Of 16 rows, idle ones may come to 4 row-steps: 1 + 2 in the first three steps; where one
+    completion waits, 1 + 1 + 1 + 1 in the first five."""
+    budgets = [*range(16, 0, -1), *[1] * waiting]
+    chunks = []
+    decode_chunk = loop.decode_chunk
+
+    def spy(*args: Any, **options: int) -> tuple[loop.DecodeState, loop.StepOutput]:
+        state, outputs = decode_chunk(*args, **options)
+        chunks.append(np.asarray(outputs.alive).sum(axis=1).tolist())
+        return state, outputs
+
+    monkeypatch.setattr(loop, "decode_chunk", spy)
+    prompts = [Prompt(str(i), [1], budget) for i, budget in enumerate(budgets)]
+    done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], rows=16, chunk=16)
+    assert chunks[0] == [16 - step if step < steps else 0 for step in range(16)]
+    assert done.lengths.tolist() == budgets
+    assert done.row_steps == 16 * sum(np.count_nonzero(chunk) for chunk in chunks)
 
 
 def test_mixed_policy_holds_one_action_per_completion() -> None:
