@@ -16,7 +16,7 @@ from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import Form, decode, encode, render
 from adaptive_jax.parallel import machine_memory, memory_limit, rows_here, share
-from adaptive_jax.tasks.grading import grade_many
+from adaptive_jax.tasks.grading import rewarded
 from adaptive_jax.tasks.problem import Grade, Kind, Problem
 from adaptive_jax.tasks.rewards import Reward, RewardFunction, reward_function
 from adaptive_jax.tasks.solutions import solved
@@ -170,14 +170,13 @@ class Environment:
 
         Raises:
             RewardFailed: the reward function failed on all of its first completions.
-            SandboxUnavailable: see `grade_many`.
+            SandboxUnavailable: see `rewarded`.
         """
         texts = self.texts(tokens, lengths)
         problems = [self.questions[i].problem for i in asked]
         if self.reward is not None:
             return self.reward.grades(problems, texts)
-        verdicts = grade_many(problems, texts, allow_unsandboxed=self.allow_unsandboxed)
-        return [Grade(verdict, float(verdict == "correct")) for verdict in verdicts]
+        return rewarded(problems, texts, allow_unsandboxed=self.allow_unsandboxed)
 
 
 class Grading:

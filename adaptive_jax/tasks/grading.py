@@ -1,11 +1,13 @@
 """Grading: was the answer right? The one source of reward."""
 
+import functools
 from collections.abc import Sequence
 
-from adaptive_jax.tasks import ifeval
+from adaptive_jax.tasks import ifeval, reasoning
 from adaptive_jax.tasks.maths import comparisons, final_answer, integer_verdict, quick_verdict
 from adaptive_jax.tasks.maths_screen import echoes
-from adaptive_jax.tasks.problem import Problem, Verdict
+from adaptive_jax.tasks.problem import Grade, Problem, Verdict
+from adaptive_jax.tasks.rewards import RewardFunction, reward_function
 
 
 def grade(problem: Problem, text: str) -> Verdict:
@@ -14,7 +16,15 @@ def grade(problem: Problem, text: str) -> Verdict:
 
 
 def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsandboxed: bool = False) -> list[Verdict]:
-    r"""The verdict on each completion, in order, whatever the number of workers.
+    """The verdict on each completion; see `rewarded`, which knows their values as well."""
+    return [grade.verdict for grade in rewarded(problems, texts, allow_unsandboxed=allow_unsandboxed)]
+
+
+def rewarded(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsandboxed: bool = False) -> list[Grade]:
+    r"""The verdict on each completion and its reward, in order, whatever the number of workers.
+
+    Rewards are 1 for "correct" and 0 for all others, but for problems of reasoning-gym, whose own scores may lie between: only
+    1.0 is "correct" there.
 
     "correct"      the last `\boxed{}`, or the last few with nothing between them, is the answer, exactly (0.333 is not 1/3), in
                    whatever notation; or the program passes every test; or the text follows every instruction
@@ -39,12 +49,16 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
     verdicts: list[Verdict] = ["error"] * len(texts)
     open_maths: dict[int, list[tuple[str, str]]] = {}
     programs: list[int] = []
+    scored: list[int] = []
     for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
         if problem.kind == "code":
             programs.append(index)
             continue
         if problem.kind == "instructions":
             verdicts[index] = ifeval.verdict(problem, text)
+            continue
+        if problem.kind == "reasoning_gym":
+            scored.append(index)
             continue
         answer = final_answer(text, problem.hash_answer)
         if answer is None:
@@ -70,7 +84,18 @@ def grade_many(problems: Sequence[Problem], texts: Sequence[str], *, allow_unsan
         judged = judge_many([(problems[i], texts[i]) for i in programs], allow_unsandboxed=allow_unsandboxed)
         for index, verdict in zip(programs, judged, strict=True):
             verdicts[index] = verdict
-    return verdicts
+    grades = [Grade(verdict, float(verdict == "correct")) for verdict in verdicts]
+    if scored:
+        found = _scorer().grades([problems[i] for i in scored], [texts[i] for i in scored])
+        for index, grade in zip(scored, found, strict=True):
+            grades[index] = grade
+    return grades
+
+
+@functools.cache
+def _scorer() -> RewardFunction:
+    """The scorers of reasoning-gym in workers: they may hang as any other function of others may."""
+    return reward_function(reasoning.reward)
 
 
 def _all_equal(verdicts: Sequence[Verdict]) -> Verdict:

@@ -46,7 +46,7 @@ def load(spec: str, split: str = "test", limit: int | None = None) -> list[Probl
     Raises:
       ValueError: an unknown split, generator or option, a value the option cannot take, or a generator whose scorer executes
         the answer as code.
-      ImportError: the package reasoning-gym is not installed.
+      ModuleNotFoundError: the package reasoning-gym is not installed.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: reasoning_gym has {', '.join(sorted(SPLITS))}")
@@ -115,7 +115,10 @@ def _factory() -> Any:
             import reasoning_gym  # registers the generators
             from reasoning_gym import factory
     except ImportError as fault:
-        raise ImportError(f"{PREFIX}... needs the package reasoning-gym ({fault}); install adaptive-jax[tasks]") from None
+        why = f"{PREFIX}... needs the package reasoning-gym ({fault}); install adaptive-jax[tasks]"
+        raise ModuleNotFoundError(why) from None
+            f"{PREFIX}... needs the package reasoning-gym ({fault}); install adaptive-jax[tasks]"
+        ) from None
     del reasoning_gym
     return factory
 

@@ -28,14 +28,14 @@ import json, sys
 from pathlib import Path
 from adaptive_jax.learning import environment
 programs, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-judge = environment.grade_many
+judge = environment.rewarded
 def decode(tokenizer, tokens, lengths):
     return [programs[int(row[:length].sum()) % len(programs)] for row, length in zip(tokens, lengths)]
-def grade_many(problems, texts, **options):
+def rewarded(problems, texts, **options):
     with (folder / "judged.jsonl").open("a") as file:
         file.writelines(json.dumps([problem.id, text]) + "\\n" for problem, text in zip(problems, texts))
     return judge(problems, texts, **options)
-environment.decode, environment.grade_many = decode, grade_many
+environment.decode, environment.rewarded = decode, rewarded
 from experiments.code_sequence import CodeSequence, main
 main(CodeSequence(
     model="tiny", dataset=str(folder / "contests.jsonl"), limit=2, train_limit=4, budget=(3,), updates=5, rows=16, seed=1,
