@@ -139,6 +139,11 @@ class MathToken(TrainingConfig, TransferConfig):
 
 def main(config: MathToken) -> Path:
     """Run the experiment; returns the run directory."""
+    return run_token("math_token", config)
+
+
+def run_token(experiment: str, config: MathToken) -> Path:
+    """The experiment under a name; returns the run directory."""
     start = time.monotonic()
     with asked_for():
         lm, actions = load_model(config), config.action_set
@@ -149,11 +154,11 @@ def main(config: MathToken) -> Path:
             for name, part in parts_of(config, splits).items()
         }
         share(config.settings(config.seed).prompts)  # too few of them for the processes? Better told of now than after hours
-    with open_run("math_token", config, lm, splits) as run:
+    with open_run(experiment, config, lm, splits) as run:
         log.info("%s: %.1fM parameters on %s", lm.name, lm.num_parameters / 1e6, jax.devices()[0].device_kind)
         log.info("questions: %s", ", ".join(f"{len(environment)} of {name}" for name, environment in parts.items()))
         log.info("%d actions: %s", len(actions), "; ".join(map(setting_name, actions)))
-        table = Comparison(parts, config, run).run()
+        table = Comparison(experiment, parts, config, run).run()
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
     return run.path
 
@@ -162,12 +167,13 @@ class Comparison:
     """Every method on the same problems and draws; results are written as they come.
 
     Args:
+        experiment: its name.
         parts: problems to train on, to validate with, and then the data sets to evaluate, by name.
         config, run: of the experiment.
     """
 
-    def __init__(self, parts: dict[str, Environment], config: MathToken, run: RunDirectory):
-        self._config, self._run = config, run
+    def __init__(self, experiment: str, parts: dict[str, Environment], config: MathToken, run: RunDirectory):
+        self._experiment, self._config, self._run = experiment, config, run
         (_, self._training), (_, self._validation), *evaluated = parts.items()
         self._evaluated = dict(evaluated)
         self._rows: dict[str, list[Row]] = {name: [] for name in self._evaluated}
@@ -251,7 +257,7 @@ class Comparison:
         name, texts = self._training.lm.name, []
         for number, (dataset, rows) in enumerate(self._rows.items()):
             prefix = "transfer-" if number else ""
-            content = results_json("math_token", name, dataset, rows, self._verdicts[dataset])
+            content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset])
             self._run.write_json(f"{prefix}results.json", content)
             self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset]))
             for metric in self._config.metrics:

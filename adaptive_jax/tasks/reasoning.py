@@ -3,13 +3,17 @@ r"""Problems of the package reasoning-gym, named as `reasoning_gym:NAME?option=v
 A question belongs to one split by a hash of its text, and the seeds of a split are its own, so that splits share no question.
 """
 
+import datetime
 import difflib
+import enum
 import functools
 import hashlib
+import os
 import re
 import types
 import typing
 import warnings
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -33,6 +37,13 @@ RUNS_ANSWERS = {
     ),
 }
 
+# found by making the same questions in two processes: a resumed run must meet the questions it began with
+NEVER_REPEATS = ("codeio", "list_functions")
+REPEATS_UNDER_HASH_SEED = ("isomorphic_strings", "knight_swap", "ransom_note", "word_ladder")
+REFUSED = {name: f"its scorer executes the answer as code ({how})" for name, how in RUNS_ANSWERS.items()} | dict.fromkeys(
+    NEVER_REPEATS, "its questions differ from process to process, whatever the seed"
+)
+
 
 def load(spec: str, split: str = "test", limit: int | None = None) -> list[Problem]:
     """The first problems of a split, in an order that never changes.
@@ -44,8 +55,8 @@ def load(spec: str, split: str = "test", limit: int | None = None) -> list[Probl
       limit: how many; `DEFAULT_LIMIT` without. Generators are endless, but some have fewer questions than that.
 
     Raises:
-      ValueError: an unknown split, generator or option, a value the option cannot take, or a generator whose scorer executes
-        the answer as code.
+      ValueError: an unknown split, generator or option, a value the option cannot take, or a generator that is refused: its
+        scorer executes the answer as code, or its questions cannot be repeated.
       ModuleNotFoundError: the package reasoning-gym is not installed.
     """
     if split not in SPLITS:
@@ -59,7 +70,11 @@ def load(spec: str, split: str = "test", limit: int | None = None) -> list[Probl
     seen: set[str] = set()
     barren = 0
     for place in range(SEEDS):
-        entry = _dataset(spec, first + place // CHUNK * CHUNK)[place % CHUNK]
+        dataset = _dataset(spec, first + place // CHUNK * CHUNK)
+        try:
+            entry = dataset[place % CHUNK]
+        except Exception as fault:  # whatever its configuration let through
+            raise ValueError(f"{spec}: {name} fails with these options: {fault!r}") from fault
         question = normalise_question(entry["question"])
         if question in seen or _split_of(question) != split:
             barren += 1
@@ -136,15 +151,14 @@ def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
     """The generator's name and its options, in the types of its configuration."""
     name, _, query = spec.removeprefix(PREFIX).partition("?")
     known = _factory().DATASETS
-    if name in RUNS_ANSWERS:
+    if name in REFUSED:
         raise ValueError(
-            f"{PREFIX}{name}: its scorer executes the answer as code ({RUNS_ANSWERS[name]}), so it is refused; "
-            f"all generators but {', '.join(sorted(RUNS_ANSWERS))} are available"
+            f"{PREFIX}{name} is refused: {REFUSED[name]}; all generators but {', '.join(sorted(REFUSED))} are available"
         )
+    if name in REPEATS_UNDER_HASH_SEED and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        raise ValueError(f"{PREFIX}{name} makes other questions in every process; set PYTHONHASHSEED=0 to repeat them")
     if name not in known:
-        raise ValueError(
-            f"{PREFIX} has no generator {name!r}; give one of {_by_likeness(name, known.keys() - RUNS_ANSWERS.keys())}"
-        )
+        raise ValueError(f"{PREFIX} has no generator {name!r}; give one of {_by_likeness(name, known.keys() - REFUSED.keys())}")
     hints = typing.get_type_hints(known[name][1])
     hints = {option: hint for option, hint in hints.items() if option not in ("seed", "size")}
     options = {}
@@ -181,11 +195,11 @@ def _value(text: str, hint: Any) -> Any:
                 except ValueError as fault:
                     last = fault
         raise last
-    if origin is typing.Literal:
-        match = next((choice for choice in parts if str(choice) == text), None)
-        if match is None:
-            raise ValueError(f"give {' or '.join(map(str, parts))}")
-        return match
+    if origin is typing.Literal or isinstance(hint, enum.EnumType):
+        choices = {str(part): part for part in parts} or {str(member.value): member for member in hint}
+        if text not in choices:
+            raise ValueError(f"give {' or '.join(choices)}")
+        return choices[text]
     if hint is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError("give true or false")
@@ -197,7 +211,9 @@ def _value(text: str, hint: Any) -> Any:
             raise ValueError("give a whole number" if hint is int else "give a number") from None
     if hint is str:
         return text
-    if (origin or hint) in (list, tuple):
+    if hint in (datetime.date, datetime.time):
+        return hint.fromisoformat(text)
+    if (origin or hint) in (list, tuple, Sequence):
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
         kinds = [part for part in parts if part is not Ellipsis] or [str]
         if origin is tuple and Ellipsis not in parts and parts and len(items) != len(kinds):

@@ -246,7 +246,7 @@ def test_shared_finds_the_same_question_in_other_clothes() -> None:
     assert shared(train[1:], test) == []
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "programs"])
+@pytest.mark.parametrize("name", ["arithmetic", "instructions", "programs"])
 def test_embedded_train_and_test_share_no_problem(name: str) -> None:
     train, test = load_problems(name, split="train"), load_problems(name, split="test")
     assert shared(train, test) == []

@@ -38,12 +38,23 @@ def test_the_generator_scores_the_answer_wherever_it_stands(wrap: str) -> None:
         ("chain_sum?max_terms", "write options as NAME"),
         ("chain_sum?min_terms=9&max_terms=2", "chain_sum refuses these options: max_terms"),
         ("chain_sum?seed=3", "no option 'seed'"),
+        ("codeio", "questions differ from process to process"),
+        ("fraction_simplification?styles=", "fails with these options"),
+        ("time_intervals?min_date=soon", "min_date is 'soon'; "),
         *((name, "executes the answer as code") for name in reasoning.RUNS_ANSWERS),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_mend(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_problems(f"reasoning_gym:{spec}")
+
+
+def test_a_generator_that_follows_the_hash_seed_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    with pytest.raises(ValueError, match="set PYTHONHASHSEED=0"):
+        load_problems("reasoning_gym:ransom_note")
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert len(load_problems("reasoning_gym:ransom_note", limit=2)) == 2
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
