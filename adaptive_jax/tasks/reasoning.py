@@ -132,8 +132,6 @@ def _factory() -> Any:
     except ImportError as fault:
         why = f"{PREFIX}... needs the package reasoning-gym ({fault}); install adaptive-jax[tasks]"
         raise ModuleNotFoundError(why) from None
-            f"{PREFIX}... needs the package reasoning-gym ({fault}); install adaptive-jax[tasks]"
-        ) from None
     del reasoning_gym
     return factory
 
