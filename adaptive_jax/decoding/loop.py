@@ -20,7 +20,7 @@ from adaptive_jax.decoding.sampling import draw, summary
 from adaptive_jax.lm.decoder import Decoder, Prefill
 
 DECISION_TOP_PROBABILITY = 0.95
-LOOK = 0.25  # a look of the host at what was drawn costs about as much as so many steps
+LOOK = 0.5  # a look of the host at what was drawn costs about as much as so many steps
 BEGIN_STEP = 2**32 - 1  # the key of what is drawn before the first token; no completion has that many steps
 
 

@@ -231,12 +231,12 @@ def test_prompts_are_computed_once_and_rows_are_refilled() -> None:
     assert done.lengths.sum() == done.row_steps
 
 
-@pytest.mark.parametrize(("waiting", "steps"), [(0, 16), (1, 5), (40, 3)])
+@pytest.mark.parametrize(("waiting", "steps"), [(0, 16), (1, 9), (40, 4)])
 def test_host_looks_once_enough_rows_idle_that_others_wait_for(
     monkeypatch: pytest.MonkeyPatch, waiting: int, steps: int
 ) -> None:
-    """A row ends at each step. Of 16 rows, idle ones may come to 4 row-steps: 1 + 2 in the first three steps; where one
-    completion waits, 1 + 1 + 1 + 1 in the first five."""
+    """A row ends at each step. Of 16 rows, idle ones may come to 8 row-steps: 1 + 2 + 3 in the first four steps; where one
+    completion waits, eight times 1 in the first nine."""
     budgets = [*range(16, 0, -1), *[1] * waiting]
     chunks = []
     decode_chunk = loop.decode_chunk
