@@ -114,9 +114,10 @@ def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
 
 PYTHON = """
 import sys
+from pathlib import Path
 import adaptive_jax as aj
 from experiments.math_token import load_actions
-lm, actions = aj.load_lm("tiny"), aj.SamplingParams.stack(load_actions(sys.argv[1]))
+lm, actions = aj.load_lm("tiny"), aj.SamplingParams.stack(load_actions(Path(sys.argv[1])))
 def asked(split, limit):
     return aj.Environment(lm, aj.load_problems("arithmetic", split=split, limit=limit), cot="none")
 policy = aj.token_adapter(lm.config.hidden_size, actions=actions, budget_scale=24, seed=5)
