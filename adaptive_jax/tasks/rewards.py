@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SECONDS = 10.0  # of wall time for one completion
 MEGABYTES = 2048  # of address space beyond what the function's imports take
+LARGEST = 64 << 20  # bytes that a function may refer to: each worker gets them
 HOPELESS = 100  # completions that all failed: then the function is wrong and not they
 HOPELESS_TIMEOUTS = 10  # the same for those that ran out of time, which take long
 
@@ -58,6 +59,8 @@ class RewardFunction:
             setup = pickle.dumps((sys.path, cloudpickle.dumps(make)))
         except Exception as error:  # whatever the objects raise that it refers to
             raise ValueError(f"{name} can't be sent to its workers ({error}): let it refer to plain data only") from error
+        if len(setup) > LARGEST:
+            raise ValueError(f"{name} refers to {len(setup) >> 20} MiB, such as a model: let it refer to what it needs only")
         # -P: the script's folder, with its code.py, must not hide the standard library
         command = [sys.executable, "-P", str(script), str(megabytes)]
         self._pool = Pool(command, seconds, setup=base64.b64encode(setup).decode() + "\n")

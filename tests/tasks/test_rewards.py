@@ -91,6 +91,9 @@ def test_what_cannot_be_sent_is_told_of() -> None:
     lock = threading.Lock()
     with pytest.raises(ValueError, match="can't be sent to its workers"):
         reward_function(lambda problem, text: lock.locked())
+    model = np.arange(2**23, dtype=np.float64)
+    with pytest.raises(ValueError, match="refers to 64 MiB, such as a model"):
+        reward_function(lambda problem, text: model[0])
 
 
 def test_rewards_from_a_file(tmp_path: Path) -> None:
