@@ -128,7 +128,7 @@ def _end_of_box(text: str, start: int, stop: int) -> int | None:
 
 
 def integer_verdict(gold: str, answer: str) -> Verdict:
-    """Compares plain integers, thousands separated by commas or not; any other answer is unparseable.
+    """Compares plain integers, thousands separated by commas or not; several of them are wrong, all else is unparseable.
 
     Raises:
       ValueError: the gold answer is no integer.
@@ -136,7 +136,8 @@ def integer_verdict(gold: str, answer: str) -> Verdict:
     if not _INTEGER.fullmatch(gold):
         raise ValueError(f"gold answer {gold!r} is no plain integer; make the problem's kind 'math'")
     if not _INTEGER.fullmatch(answer.strip()):
-        return "unparseable"
+        several = all(_INTEGER.fullmatch(part) for part in answer.split(", "))  # of boxes side by side
+        return "wrong" if several else "unparseable"
     return "correct" if _integer(answer.strip()) == _integer(gold) else "wrong"
 
 

@@ -217,8 +217,9 @@ def test_what_a_trajectory_records() -> None:
             if done.decisions[n, t]:
                 remaining = prompt.budget - t
                 hidden = np.array([state, state**2]) / np.sqrt((state**2 + state**4) / 2 + 1e-6)
-                expected = [*hidden, remaining / 70, np.log1p(remaining) / np.log1p(70)]
-                np.testing.assert_allclose(next(features), expected, rtol=1e-5)
+                shares = np.array([remaining / 70, np.log1p(remaining) / np.log1p(70)])
+                expected = [*hidden, *(6 * shares - 3)]
+                np.testing.assert_allclose(next(features), expected, rtol=1e-5, atol=1e-6)
             entries.append(token + len(entries))
         assert not done.decisions[n, done.lengths[n] :].any()
     assert next(features, None) is None

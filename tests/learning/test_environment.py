@@ -46,7 +46,7 @@ def test_examples_stand_before_every_question(lm: LM) -> None:
     ]
     assert asked(Environment(lm, PROBLEMS[:4], "mix", examples=[worked])) == expected
     with pytest.raises(ValueError, match=r"has no solution to show as an example: give its row a field 'solution'"):
-        Environment(lm, PROBLEMS[:1], "all", examples=[PROBLEMS[1]])
+        Environment(lm, PROBLEMS[:1], "all", examples=[dataclasses.replace(PROBLEMS[1], metadata={})])
 
 
 def test_prompts_of_ones_own(lm: LM) -> None:
