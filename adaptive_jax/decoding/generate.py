@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt
@@ -28,12 +29,16 @@ class Completion:
         tokens: int32 [T], the stop token included.
         actions: int32 [T], the index of each token's sampling setting in `policy.actions`.
         finish_reason: "stop", or "budget" where it was truncated.
+        logprobs, model_logprobs: float32 [T], of each token, in nats: in the distribution that it was drawn from, after
+            temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
     text: str
     tokens: np.ndarray
     actions: np.ndarray
     finish_reason: FinishReason
+    logprobs: np.ndarray | None = None
+    model_logprobs: np.ndarray | None = None
 
 
 def generate(
@@ -47,6 +52,8 @@ def generate(
     stop: Sequence[str] = (),
     seed: int = 0,
     rows: int = 128,
+    logprobs: bool = False,
+    progress: bool = False,
 ) -> list[list[Completion]]:
     """Complete prompts; `done[i][j]` is completion j of prompt i.
 
@@ -63,6 +70,8 @@ def generate(
         stop: a completion ends where its text first contains one of these, which is cut off, and so is what follows.
         seed: fixes every draw.
         rows: how many completions are decoded side by side.
+        logprobs: whether completions have their tokens' log-probabilities; what is drawn is the same.
+        progress: whether standard error shows how many completions have ended.
 
     Raises:
         TypeError: prompts is one string instead of a list.
@@ -84,20 +93,52 @@ def generate(
     for text, limit in zip(prompts, budgets, strict=True):
         asked.append(Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), limit, first_completion=seen[text] * n))
         seen[text] += 1
+    with tqdm(total=n * len(asked), desc="completions", disable=not progress) as bar:
+
+        def show(ended: int) -> None:
+            bar.update(ended - bar.n)
+
+        trajectory, texts = complete(
+            lm,
+            asked,
+            policy,
+            ends,
+            n=n,
+            seed=seed,
+            rows=rows,
+            logprobs=logprobs,
+            on_progress=show,
+        )
+    completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
+    return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+
+def complete(
+    lm: LM, prompts: Sequence[Prompt], policy: Policy, ends: StopTexts, *, n: int, seed: int, **options: Any
+) -> tuple[Trajectory, list[str]]:
+    """`rollout` with what belongs to a model, up to each completion's first stop text; and the texts, without it.
+
+    Args:
+        lm: the frozen language model.
+        prompts: N / n of them.
+        policy: chooses the sampling actions.
+        ends: what ends a completion.
+        n: completions per prompt.
+        seed: fixes every draw.
+        options: of `rollout`, whose errors it raises.
+    """
     trajectory = rollout(
         lm.decoder,
         policy,
-        asked,
+        prompts,
         key=jax.random.key(seed),
         stop_ids=ends.ids,
         completions=n,
-        rows=rows,
         max_positions=lm.config.max_positions,
+        **options,
     )
     trajectory = ends.truncated(trajectory)
-    texts = map(ends.cut, decode(lm.tokenizer, trajectory.tokens, trajectory.lengths))
-    completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
-    return [completions[i : i + n] for i in range(0, len(completions), n)]
+    return trajectory, [ends.cut(text) for text in decode(lm.tokenizer, trajectory.tokens, trajectory.lengths)]
 
 
 def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int) -> list[int]:
@@ -124,4 +165,6 @@ def _completion(trajectory: Trajectory, index: int, text: str) -> Completion:
         tokens=trajectory.new_tokens(index),
         actions=trajectory.actions[index, :length],
         finish_reason="stop" if trajectory.stopped[index] else "budget",
+        logprobs=None if trajectory.logprobs is None else trajectory.logprobs[index, :length],
+        model_logprobs=None if trajectory.model_logprobs is None else trajectory.model_logprobs[index, :length],
     )
