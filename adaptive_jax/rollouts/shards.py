@@ -1,6 +1,7 @@
 """The directory of a rollout: Parquet shards, and a manifest that tells which of them are done.
 
-    shard-00000.parquet ...   the rows; the same files and bytes however often the rollout was killed and gone on with
+    rows/shard-00000.parquet  the rows, in a folder that pandas, polars, DuckDB and datasets read as a whole; the same files and
+                              bytes however often the rollout was killed and gone on with
     manifest.json             what was asked, fingerprints, versions, and rows, bytes and SHA-256 of each finished shard
     manifest-2-of-8.json      the same of one of several jobs that share the directory; their union is the rollout
 
@@ -27,6 +28,7 @@ from adaptive_jax.runs.records import DamagedRecord, NewerRecord, NotWritten, fi
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+ROWS = "rows"
 
 
 class Shards:
@@ -62,7 +64,7 @@ class Shards:
         self._label = "" if jobs == 1 else f"-{number}-of-{jobs}"
         self._manifest = directory / f"manifest{self._label}.json"
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            (directory / ROWS).mkdir(parents=True, exist_ok=True)
             self._lock = locked(directory, f".lock{self._label}", "--out")
         except BlockingIOError:
             raise
@@ -70,7 +72,7 @@ class Shards:
             raise NotWritten(f"--out {directory} cannot be written: {error.strerror}") from error
         try:
             recorded = self._recorded()
-            for left in directory.glob(f".partial{self._label}-shard-*"):
+            for left in (directory / ROWS).glob(f".partial{self._label}-shard-*"):
                 left.unlink()  # of a killed process
             own = range(number, count, jobs)
             self._done = {shard: recorded[shard] for shard in own if shard in recorded and self._sound(shard, recorded[shard])}
@@ -123,7 +125,7 @@ class Shards:
         return False
 
     def _file(self, shard: int) -> Path:
-        return self.directory / f"shard-{shard:05d}.parquet"
+        return self.directory / ROWS / f"shard-{shard:05d}.parquet"
 
     def _save(self) -> None:
         shards = {self._file(shard).name: entry for shard, entry in sorted(self._done.items())}
@@ -136,7 +138,7 @@ class Shards:
             write(partial)
             sync(partial)
             os.replace(partial, file)
-            sync(self.directory)
+            sync(file.parent)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise NotWritten(

@@ -57,7 +57,7 @@ def start(out: Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def shards(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.glob("shard-*"))}
+    return {path.name: path.read_bytes() for path in sorted((directory / "rows").glob("shard-*"))}
 
 
 def manifest(directory: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def manifest(directory: Path) -> dict[str, Any]:
 
 
 def rows(directory: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(directory.glob("shard-*")) for row in parquet.read_table(path).to_pylist()]
+    return parquet.read_table(directory / "rows").to_pylist()  # the folder as a whole
 
 
 def test_rows_are_what_python_draws_and_the_grader_says(whole: Path, lm: aj.LM) -> None:
@@ -91,7 +91,7 @@ def test_rows_are_what_python_draws_and_the_grader_says(whole: Path, lm: aj.LM) 
     told = manifest(whole)["shards"]
     assert [told[name]["rows"] for name in sorted(told)] == [4] * 9
     assert {name: entry["sha256"] for name, entry in told.items()} == {
-        name: file_digest(whole / name) for name in shards(whole)
+        name: file_digest(whole / "rows" / name) for name in shards(whole)
     }
 
 
@@ -99,7 +99,7 @@ def test_a_killed_rollout_comes_to_the_same_bytes(whole: Path, tmp_path: Path) -
     """Killed as soon as the first shard is there, then at the fifth, then left alone."""
     for name in ("shard-00000.parquet", "shard-00004.parquet"):
         with start(tmp_path, whole.parent / "cache") as process:
-            while not (tmp_path / name).exists():
+            while not (tmp_path / "rows" / name).exists():
                 assert process.poll() is None, process.stderr.read()
                 time.sleep(0.001)
             process.kill()
@@ -124,19 +124,19 @@ def test_jobs_damage_and_changed_flags(whole: Path, tmp_path: Path, run: Any, ca
     assert shards(tmp_path) == shards(whole)
     assert manifest(tmp_path)["shards"] == manifest(whole)["shards"]
 
-    damaged = tmp_path / "shard-00007.parquet"
+    damaged = tmp_path / "rows" / "shard-00007.parquet"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     assert "1 shards written, 8 were there" in run(*asked)[1]
     assert f"{damaged} is damaged" in caplog.text
     assert shards(tmp_path) == shards(whole)
 
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     status, _, err = run(*asked, "--top-k", "41")
     assert status == 2
     assert "policy was" in err
     assert "Nothing was changed" in err
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_one_completion_is_drawn_again_alone(whole: Path, run: Any) -> None:
