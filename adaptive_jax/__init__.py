@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptive_jax.decoding import sampling
-    from adaptive_jax.decoding.generate import Completion, generate
+    from adaptive_jax.decoding.generate import Completion, generate, rollout_batches
     from adaptive_jax.decoding.params import SamplingParams
     from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
     from adaptive_jax.decoding.prompt import Prompt
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     name: module
     for module, names in {
-        "decoding.generate": "Completion generate",
+        "decoding.generate": "Completion generate rollout_batches",
         "decoding.params": "SamplingParams",
         "decoding.policy": "Observation Policy PromptObservation",
         "decoding.prompt": "Prompt",
@@ -77,6 +77,7 @@ __all__ = [
     "mixed",
     "prompt",
     "rollout",
+    "rollout_batches",
     "sampling",
     "save_adapter",
     "sequence_adapter",

@@ -1,5 +1,7 @@
 """Section 3 of the design, on the embedded model: what other programs may rely on."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,26 @@ def test_a_prompt_given_twice_goes_on_counting(lm: aj.LM, prompts: list[str]) ->
     once = aj.generate(lm, prompts[1:3], policy=WARM, n=4, seed=3, **OPTIONS)
     assert tokens(twice)[0] + tokens(twice)[2] == tokens(once)[0]
     assert tokens(twice)[1] + tokens(twice)[3] == tokens(once)[1]
+
+
+def test_batches_are_the_parts_of_one_rollout(lm: aj.LM, prompts: list[str]) -> None:
+    """Prompts come from a generator, one of them twice; of those of the third batch none is taken before it is due."""
+    asked = [*prompts[:3], prompts[0], *prompts[2:]]
+    taken: list[str] = []
+
+    def coming() -> Iterator[str]:
+        for prompt in asked:
+            taken.append(prompt)
+            yield prompt
+
+    batches = aj.rollout_batches(lm, coming(), WARM, n=2, seed=3, batch_size=2, **OPTIONS)
+    first, second = next(batches), next(batches)
+    assert taken == asked[:4]
+    joined = [*first, *second, *next(batches)]
+    assert list(batches) == []
+    assert tokens(joined) == tokens(aj.generate(lm, asked, policy=WARM, n=2, seed=3, **OPTIONS))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        aj.rollout_batches(lm, asked, WARM, batch_size=0)
 
 
 def test_budgets(lm: aj.LM, prompts: list[str], done: list[list[aj.Completion]]) -> None:

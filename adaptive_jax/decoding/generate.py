@@ -1,20 +1,24 @@
 """Text in, text out: completions of prompts under a policy."""
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from adaptive_jax.decoding.policy import Policy
-from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import decode, encode
+
+BATCH = 4096  # completions that `rollout_batches` has in memory
 
 FinishReason = Literal["stop", "budget"]
 
@@ -28,12 +32,16 @@ class Completion:
         tokens: int32 [T], the stop token included.
         actions: int32 [T], the index of each token's sampling setting in `policy.actions`.
         finish_reason: "stop", or "budget" where it was truncated.
+        logprobs, model_logprobs: float32 [T], of each token, in nats: in the distribution that it was drawn from, after
+            temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
     text: str
     tokens: np.ndarray
     actions: np.ndarray
     finish_reason: FinishReason
+    logprobs: np.ndarray | None = None
+    model_logprobs: np.ndarray | None = None
 
 
 def generate(
@@ -47,6 +55,8 @@ def generate(
     stop: Sequence[str] = (),
     seed: int = 0,
     rows: int = 128,
+    logprobs: bool = False,
+    progress: bool = False,
 ) -> list[list[Completion]]:
     """Complete prompts; `done[i][j]` is completion j of prompt i.
 
@@ -63,6 +73,8 @@ def generate(
         stop: a completion ends where its text first contains one of these, which is cut off, and so is what follows.
         seed: fixes every draw.
         rows: how many completions are decoded side by side.
+        logprobs: whether completions have their tokens' log-probabilities; what is drawn is the same.
+        progress: whether standard error shows how many completions have ended.
 
     Raises:
         TypeError: prompts is one string instead of a list.
@@ -70,34 +82,123 @@ def generate(
             that the model has not, or a budget out of range.
         FloatingPointError: the model's logits are not finite.
     """
-    if isinstance(prompts, str):
-        raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
-    for name, value in (("n", n), ("rows", rows)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give at least 1")
+    _check(prompts, n=n, rows=rows)
     if not prompts:
         return []
     budgets = _budgets(budget, max_new_tokens, len(prompts))
     ends = StopTexts(lm, stop)
-    seen: Counter[str] = Counter()
-    asked = []
-    for text, limit in zip(prompts, budgets, strict=True):
-        asked.append(Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), limit, first_completion=seen[text] * n))
-        seen[text] += 1
+    asked = _asked(lm, prompts, budgets, n, Counter())
+    with tqdm(total=n * len(asked), desc="completions", disable=not progress) as bar:
+
+        def show(ended: int) -> None:
+            bar.update(ended - bar.n)
+
+        trajectory, texts = complete(
+            lm,
+            asked,
+            policy,
+            ends,
+            n=n,
+            seed=seed,
+            rows=rows,
+            logprobs=logprobs,
+            on_progress=show,
+        )
+    return _groups(trajectory, texts, n)
+
+
+def rollout_batches(
+    lm: LM,
+    prompts: Iterable[str],
+    policy: Policy,
+    *,
+    n: int = 1,
+    max_new_tokens: int = 256,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    rows: int = 128,
+    logprobs: bool = False,
+    batch_size: int | None = None,
+) -> Iterator[list[list[Completion]]]:
+    """Complete prompts batch by batch; put together, the batches are what `generate` gives for all prompts.
+
+    Memory is bounded by a batch, but for 100 bytes or so a prompt, which tell prompts apart.
+
+    Args:
+        lm: the frozen language model.
+        prompts: texts to be continued; taken one batch after the other, so they may come from a generator.
+        policy, n, max_new_tokens, stop, seed, rows, logprobs: as for `generate`.
+        batch_size: prompts of a batch; by default as many as get 4096 completions. At the end of each batch rows are idle, so
+            small ones take longer.
+
+    Yields:
+        The completions of the next prompts; `batch[i][j]` is completion j of prompt i among them.
+
+    Raises:
+        TypeError, ValueError, FloatingPointError: as `generate`; what is wrong with a prompt is told when its batch is reached.
+    """
+    size = max(BATCH // max(n, 1), 1) if batch_size is None else batch_size
+    _check(prompts, n=n, rows=rows, max_new_tokens=max_new_tokens, batch_size=size)
+    ends = StopTexts(lm, stop)
+
+    def batches() -> Iterator[list[list[Completion]]]:
+        seen: Counter[bytes] = Counter()
+        width, rest = 1, iter(prompts)
+        while texts := list(itertools.islice(rest, size)):
+            asked = _asked(lm, texts, [max_new_tokens] * len(texts), n, seen)
+            # of all so far: a longer prompt costs another compilation, a batch of shorter ones none
+            width = max(width, *(len(prompt.tokens) for prompt in asked))
+            options: dict[str, Any] = {"rows": rows, "logprobs": logprobs, "prompt_width": width}
+            yield _groups(*complete(lm, asked, policy, ends, n=n, seed=seed, **options), n)
+
+    return batches()
+
+
+def complete(
+    lm: LM, prompts: Sequence[Prompt], policy: Policy, ends: StopTexts, *, n: int, seed: int, **options: Any
+) -> tuple[Trajectory, list[str]]:
+    """`rollout` with what belongs to a model, up to each completion's first stop text; and the texts, without it.
+
+    Args:
+        lm: the frozen language model.
+        prompts: N / n of them.
+        policy: chooses the sampling actions.
+        ends: what ends a completion.
+        n: completions per prompt.
+        seed: fixes every draw.
+        options: of `rollout`, whose errors it raises.
+    """
     trajectory = rollout(
         lm.decoder,
         policy,
-        asked,
+        prompts,
         key=jax.random.key(seed),
         stop_ids=ends.ids,
         completions=n,
-        rows=rows,
         max_positions=lm.config.max_positions,
+        **options,
     )
     trajectory = ends.truncated(trajectory)
-    texts = map(ends.cut, decode(lm.tokenizer, trajectory.tokens, trajectory.lengths))
-    completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
-    return [completions[i : i + n] for i in range(0, len(completions), n)]
+    return trajectory, [ends.cut(text) for text in decode(lm.tokenizer, trajectory.tokens, trajectory.lengths)]
+
+
+def _check(prompts: Iterable[str], **counts: int) -> None:
+    if isinstance(prompts, str):
+        raise TypeError("prompts is a string: give a list of prompts, such as [prompt]")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
+
+
+def _asked(lm: LM, texts: Sequence[str], budgets: Sequence[int], n: int, seen: Counter[bytes]) -> list[Prompt]:
+    """Prompts, known by their texts; `seen` counts how often each one was met, those before included."""
+    asked = []
+    for text, budget in zip(texts, budgets, strict=True):
+        known = problem_digest(text).tobytes()  # what draws depend on
+        tokens = encode(lm.tokenizer, text, lm.config.vocab_size)
+        asked.append(Prompt(text, tokens, budget, first_completion=seen[known] * n))
+        seen[known] += 1
+    return asked
 
 
 def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int) -> list[int]:
@@ -117,6 +218,11 @@ def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int
     return budgets
 
 
+def _groups(trajectory: Trajectory, texts: Sequence[str], n: int) -> list[list[Completion]]:
+    completions = [_completion(trajectory, index, text) for index, text in enumerate(texts)]
+    return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+
 def _completion(trajectory: Trajectory, index: int, text: str) -> Completion:
     length = trajectory.lengths[index]
     return Completion(
@@ -124,4 +230,6 @@ def _completion(trajectory: Trajectory, index: int, text: str) -> Completion:
         tokens=trajectory.new_tokens(index),
         actions=trajectory.actions[index, :length],
         finish_reason="stop" if trajectory.stopped[index] else "budget",
+        logprobs=None if trajectory.logprobs is None else trajectory.logprobs[index, :length],
+        model_logprobs=None if trajectory.model_logprobs is None else trajectory.model_logprobs[index, :length],
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
-from adaptive_jax.decoding.sampling import draw, summary
+from adaptive_jax.decoding.sampling import draw, draw_scored, summary
 from adaptive_jax.lm.decoder import Decoder, Prefill
 
 DECISION_TOP_PROBABILITY = 0.95
@@ -78,6 +78,8 @@ class StepOutput:
         entropy, top_probability: float32 [R], of the next-token distribution before the action; nats and 1. The entropy is NaN
             where there is no such distribution: the logits are not finite.
         features: [R, F], what the policy chose from.
+        logprob, model_logprob: float32 [R], of the token, in nats: in the distribution that it was drawn from, after
+            temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
     alive: jax.Array
@@ -87,6 +89,8 @@ class StepOutput:
     entropy: jax.Array
     top_probability: jax.Array
     features: jax.Array
+    logprob: jax.Array | None
+    model_logprob: jax.Array | None
 
 
 @struct.dataclass
@@ -205,13 +209,14 @@ def suspend(decoder: Decoder, state: DecodeState, shelf: Prefill, place: jax.Arr
 
 
 def decode_step(
-    decoder: Decoder, policy: Policy, stop_ids: jax.Array, size: int, state: DecodeState
+    decoder: Decoder, policy: Policy, stop_ids: jax.Array, size: int, state: DecodeState, *, logprobs: bool = False
 ) -> tuple[DecodeState, StepOutput]:
     """LM head, observation, policy, sampling kernel, budget and stop tokens, one LM step.
 
     Args:
         stop_ids: int32 [..], tokens that end a completion.
         size: the ring's columns S.
+        logprobs: whether the tokens' log-probabilities are told.
     """
     logits = decoder.logits(state.hidden)
     entropy, top_probability = summary(logits)
@@ -225,7 +230,11 @@ def decode_step(
     )
     uniform = _uniforms(state.key, state.step, 2)
     action, features = policy.step(observation, state.held, uniform[:, 1])
-    token = draw(uniform[:, 0], logits, policy.actions[action])
+    logprob = model_logprob = None
+    if logprobs:
+        token, logprob, model_logprob = draw_scored(uniform[:, 0], logits, policy.actions[action], top_probability)
+    else:
+        token = draw(uniform[:, 0], logits, policy.actions[action])
     output = StepOutput(
         alive=state.alive,
         token=token,
@@ -234,6 +243,8 @@ def decode_step(
         entropy=entropy,
         top_probability=top_probability,
         features=features,
+        logprob=logprob,
+        model_logprob=model_logprob,
     )
     stopped = jnp.any(token[:, None] == stop_ids[None, :], axis=1)
     hidden, cache = decoder.step(state.cache, token, state.length, state.cursor, state.visible(size))
@@ -252,9 +263,17 @@ def decode_step(
     return state, output
 
 
-@functools.partial(jax.jit, static_argnames=("size", "chunk"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("size", "chunk", "logprobs"), donate_argnames="state")
 def decode_chunk(
-    decoder: Decoder, policy: Policy, stop_ids: jax.Array, state: DecodeState, waiting: jax.Array, *, size: int, chunk: int
+    decoder: Decoder,
+    policy: Policy,
+    stop_ids: jax.Array,
+    state: DecodeState,
+    waiting: jax.Array,
+    *,
+    size: int,
+    chunk: int,
+    logprobs: bool = False,
 ) -> tuple[DecodeState, StepOutput]:
     """At most `chunk` steps, fewer where the host should look sooner; the state is donated.
 
@@ -269,7 +288,7 @@ def decode_chunk(
         The state, and the outputs with a leading axis of `chunk` steps. Steps that were not taken have no row alive, and those
         that were taken have at least one, unless the first had none.
     """
-    step = functools.partial(decode_step, decoder, policy, stop_ids, size)
+    step = functools.partial(decode_step, decoder, policy, stop_ids, size, logprobs=logprobs)
     outputs = jax.tree.map(lambda x: jnp.zeros((chunk, *x.shape), x.dtype), jax.eval_shape(step, state)[1])
     patience = int(LOOK * state.alive.size)
 

@@ -46,6 +46,7 @@ def rollout(
     chunk: int = 16,
     max_positions: int | None = None,
     prompt_width: int = 1,
+    logprobs: bool = False,
     on_progress: Callable[[int], None] | None = None,
     on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
 ) -> Trajectory:
@@ -69,6 +70,7 @@ def rollout(
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
             prompt of all) and one largest budget share the compilation of the loop.
+        logprobs: whether the trajectory has the tokens' log-probabilities; what is drawn is the same.
         on_progress: called between two chunks, with the number of completions that have ended.
         on_ended: called once with each of those that have ended, a chunk later: their numbers, int [M] (completion n is number
             n % G of prompt n // G), tokens, int32 [M, T], and lengths, int32 [M].
@@ -85,7 +87,7 @@ def rollout(
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
     chunk = min(chunk, max(prompt.budget for prompt in prompts))  # all rows would be dead in the steps beyond
-    given = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, on_progress, on_ended
+    given = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, logprobs, on_progress, on_ended
     return _Rollout(*given).run()
 
 
@@ -105,17 +107,18 @@ class _Rollout:
         rows: int,
         chunk: int,
         longest: int,
+        logprobs: bool,
         on_progress: Callable[[int], None] | None,
         on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
     ):
         self._lanes = lanes = Lanes.of(decoder)
-        self._decoder, self._chunk, self._prompts = decoder, chunk, prompts
+        self._decoder, self._chunk, self._prompts, self._logprobs = decoder, chunk, prompts, logprobs
         self._on_progress, self._on_ended = on_progress, on_ended
         self._drawn: tuple[loop.StepOutput, Drawn, np.ndarray] | None = None  # of a chunk, and the completions that ended in it
         stops = jnp.asarray(stop_ids, jnp.int32)
         self._policy, self._key, self._stop_ids = lanes.replicate((policy, key, stops))
         self._admissions = Admissions(lanes, prompts, completions, key)
-        self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids)
+        self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids, logprobs)
         self._unstarted = len(prompts) * completions  # completions that have had no row yet
         rows = -(-min(rows, self._unstarted) // lanes.count)  # of each lane
         self._waves = waves(decoder, lanes, prompts, completions, -(-rows // completions))
@@ -152,6 +155,7 @@ class _Rollout:
                 donate=1,
                 size=self._size,
                 chunk=self._chunk,
+                logprobs=self._logprobs,
             )
             self._take_in()  # what the chunk before has drawn, while this one is computed
             drawn = self._harvest.count(self._lanes.join(outputs.alive, 1), self._row)

@@ -78,7 +78,33 @@ def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.A
     Returns:
         int32 [B].
     """
+    return _draw(_padded(logits), uniform, params)[0]
+
+
+@jax.jit
+def draw_scored(
+    uniform: jax.Array, logits: jax.Array, params: SamplingParams, top_probability: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`draw`, and the log-probabilities of the tokens that it draws.
+
+    Args:
+        uniform, logits, params: as for `draw`.
+        top_probability: float32 [B], of softmax(logits); see `summary`.
+
+    Returns:
+        token: int32 [B], what `draw` gives.
+        logprob: float32 [B], in nats, of the distribution drawn from (`probabilities`); 0 in greedy rows.
+        model_logprob: float32 [B], in nats, of softmax(logits).
+    """
     logits = _padded(logits)
+    token, scale, mass = _draw(logits, uniform, params)
+    below = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - scale.largest
+    drawn = below * scale.rate - jnp.log(mass)
+    return token, jnp.where(params.temperature > 0, drawn, 0.0), below + jnp.log(top_probability)
+
+
+def _draw(logits: jax.Array, uniform: jax.Array, params: SamplingParams) -> tuple[jax.Array, "_Scale", jax.Array]:
+    """Tokens [B] from padded logits, the scale of their weights, and the sum [B] of the weights that the filters leave."""
     scale = _scale(logits, params.temperature)
     cut = _cut(logits, scale, params)
 
@@ -89,11 +115,12 @@ def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.A
     sums = _block_sums(logits, kept)
     # jax.random.uniform gives multiples of 2^-23; their midpoints keep 0 from favouring whatever token comes first.
     # In greedy rows only the largest logits have a weight, and 0 finds the first of them.
-    target = jnp.where(params.temperature > 0, (uniform + 2.0**-24) * sums.sum(axis=-1), 0.0)
+    mass = sums.sum(axis=-1)
+    target = jnp.where(params.temperature > 0, (uniform + 2.0**-24) * mass, 0.0)
     block, rest = _invert(sums, target)
     keep, weights = kept(jax.vmap(lambda row, index: row[index])(_blocks(logits), block))
     token, _ = _invert(jnp.where(keep, weights, 0.0), rest)
-    return block * BLOCK + token
+    return block * BLOCK + token, scale, mass
 
 
 @jax.jit

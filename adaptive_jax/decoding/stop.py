@@ -73,7 +73,8 @@ class StopTexts:
         if np.array_equal(lengths, trajectory.lengths):
             return trajectory
         inside = np.arange(trajectory.tokens.shape[1]) < lengths[:, None]
-        names = ("tokens", "actions", "decisions", "entropy", "top_probability")
+        names = ["tokens", "actions", "decisions", "entropy", "top_probability"]
+        names += ["logprobs", "model_logprobs"] if trajectory.logprobs is not None else []
         changed: dict[str, Any] = {name: getattr(trajectory, name) * inside for name in names}
         changed["stopped"] = trajectory.stopped | (lengths < trajectory.lengths)
         changed["features"] = trajectory.features[inside[trajectory.decisions]]

@@ -28,6 +28,8 @@ class Trajectory:
         features: [M, F], what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
         row_steps: how many row-steps the loop computed for these completions, idle ones included.
         prompt_tokens: how many prompt tokens were computed.
+        logprobs, model_logprobs: float32 [N, T], of each token, in nats: in the distribution that it was drawn from, after
+            temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
     tokens: np.ndarray
@@ -41,6 +43,8 @@ class Trajectory:
     features: np.ndarray
     row_steps: int
     prompt_tokens: int
+    logprobs: np.ndarray | None = None
+    model_logprobs: np.ndarray | None = None
 
     def new_tokens(self, n: int) -> np.ndarray:
         """The new tokens of completion n, int32 [length]."""
@@ -67,15 +71,18 @@ class TrajectoryBuilder:
     Args:
         budgets: int32 [N], token budgets; they bound the arrays.
         stop_ids: tokens that end a completion.
+        logprobs: whether the outputs have log-probabilities.
     """
 
     PER_STEP = ("token", "action", "decision", "entropy", "top_probability")
     DTYPES = (np.int32, np.int32, bool, np.float32, np.float32)
     BYTES = sum(np.dtype(dtype).itemsize for dtype in DTYPES)  # of a step
 
-    def __init__(self, budgets: np.ndarray, stop_ids: Sequence[int]):
+    def __init__(self, budgets: np.ndarray, stop_ids: Sequence[int], logprobs: bool = False):
         shape = (len(budgets), int(budgets.max()))
         self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, self.DTYPES, strict=True)}
+        if logprobs:
+            self._arrays |= {name: np.zeros(shape, np.float32) for name in ("logprob", "model_logprob")}
         self.lengths = np.zeros(shape[0], np.int32)  # new tokens so far
         self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
         self._features: list[np.ndarray] = []
@@ -131,4 +138,6 @@ class TrajectoryBuilder:
             features=np.concatenate(self._features)[order],
             row_steps=self.row_steps,
             prompt_tokens=self.prompt_tokens,
+            logprobs=self._arrays.get("logprob"),
+            model_logprobs=self._arrays.get("model_logprob"),
         )

@@ -31,6 +31,11 @@ class Question:
     problem: Problem
     cot: bool
 
+    @property
+    def id(self) -> str:
+        """What its completions' draws depend on; tells the two ways of asking a problem apart."""
+        return self.problem.id if self.cot else f"{self.problem.id}#direct"
+
 
 def questions(problems: Sequence[Problem], cot: Cot) -> list[Question]:
     """How problems are asked: "all" step by step, "none" directly, "mix" half and half (our reading of mix CoT).
@@ -148,10 +153,8 @@ class Environment:
         return len(self.questions)
 
     def prompt(self, index: int, budget: int) -> Prompt:
-        """Question `index` at a token budget. Its identity tells the two ways of asking a problem apart."""
-        question = self.questions[index]
-        identity = question.problem.id if question.cot else f"{question.problem.id}#direct"
-        return Prompt(identity, self._tokens[index], budget)
+        """Question `index` at a token budget."""
+        return Prompt(self.questions[index].id, self._tokens[index], budget)
 
     def grading(self, asked: Sequence[int] | np.ndarray, cuts: Sequence[int] | None = None) -> "Grading":
         """Grades completions, which answer questions `asked`, int [N], while others are still decoded."""

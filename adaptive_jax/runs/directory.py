@@ -223,7 +223,7 @@ class _Files:
             raise FileExistsError(f"{path} holds a run already, and one that cannot go on: choose another --run-dir")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
+            self._lock = locked(path, LOCK, "--run-dir")
         except BlockingIOError:
             raise
         except OSError as error:
@@ -317,15 +317,19 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _locked(path: Path) -> int:
-    """A descriptor that holds the directory's lock until it is closed, or the process ends, however it does."""
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+def locked(path: Path, name: str, flag: str) -> int:
+    """A descriptor that holds the directory's lock of that name until it is closed, or the process ends, however it does.
+
+    Raises:
+        BlockingIOError: another process holds it; the message tells which, and that `flag` chooses another directory.
+    """
+    descriptor = os.open(path / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
         os.close(descriptor)
-        raise BlockingIOError(f"{path} is in use by {owner}: wait for it, or choose another --run-dir") from error
+        raise BlockingIOError(f"{path} is in use by {owner}: wait for it, or choose another {flag}") from error
     except OSError as error:  # as on some network file systems
         log.warning("%s cannot be locked (%s): see that no other process works in it", path, error.strerror)
     os.ftruncate(descriptor, 0)

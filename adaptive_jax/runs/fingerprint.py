@@ -70,10 +70,16 @@ def check_fingerprint(what: str, recorded: Mapping[str, Any], present: Mapping[s
     fields = list(dict.fromkeys((*recorded, *present)))
     if unknown := [field for field in allowed if field not in fields]:
         raise FingerprintMismatch(f"--allow-changed {' '.join(unknown)}: no such field; there are {', '.join(fields)}")
-    differ = [field for field in fields if _shown(recorded, field) != _shown(present, field) and field not in allowed]
+    differ = {field: told for field, told in differences(recorded, present).items() if field not in allowed}
     if differ:
-        values = "; ".join(f"{field} was {_shown(recorded, field)} and is {_shown(present, field)}" for field in differ)
+        values = "; ".join(differ.values())
         raise FingerprintMismatch(f"{what} was made with something else: {values}. --allow-changed {' '.join(differ)} goes on")
+
+
+def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, str]:
+    """The fields in which two fingerprints differ, with words that tell how."""
+    fields = [field for field in dict.fromkeys((*recorded, *present)) if _shown(recorded, field) != _shown(present, field)]
+    return {field: f"{field} was {_shown(recorded, field)} and is {_shown(present, field)}" for field in fields}
 
 
 def check_processes(present: Fingerprint) -> None:

@@ -76,11 +76,11 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
         (partial / MANIFEST).write_text(signed(content))
         for folder, _, names in os.walk(partial):
             for name in names:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
+                sync(Path(folder, name))
+            sync(Path(folder))
         discard_record(directory)
         os.rename(partial, directory)
-        _sync(directory.parent)
+        sync(directory.parent)
     except Exception as error:  # a full disk is no OSError when tensorstore tells of it
         shutil.rmtree(partial, ignore_errors=True)
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition(" [")[0].rpartition(": ")[2]
@@ -310,7 +310,8 @@ def _hidden(directory: Path, suffix: str) -> Path:
     return directory.with_name(f".{directory.name}.{suffix}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

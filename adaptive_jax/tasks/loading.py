@@ -91,7 +91,7 @@ def load_problems(
     if name in HUB:
         rows = _hub_rows(name, split)
     elif Path(name).suffix in SUFFIXES:
-        rows = _file_rows(Path(name))
+        rows = file_rows(Path(name))
     else:
         known = ", ".join(sorted((*EMBEDDED, *HUB)))
         raise ValueError(
@@ -145,7 +145,7 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, nam
             bad += 1
             continue
         if not problem.id:
-            problem = replace(problem, id=_free_id(question_id(problem.question), seen))
+            problem = replace(problem, id=free_id(question_id(problem.question), seen))
         seen.add(problem.id)
         problems.append(problem)
         if len(problems) == limit:
@@ -162,7 +162,7 @@ def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, nam
     return problems
 
 
-def _free_id(stem: str, seen: set[str]) -> str:
+def free_id(stem: str, seen: set[str]) -> str:
     """`stem`, or for a question met before `stem-2`, `stem-3`, ..."""
     repeat, free = 1, stem
     while free in seen:
@@ -174,13 +174,15 @@ def _free_id(stem: str, seen: set[str]) -> str:
 # Rows of files and of the hub
 
 
-def _file_rows(path: Path) -> Rows:
+def file_rows(path: Path) -> Rows:
+    """The rows of a .jsonl, .json or .parquet file with their places; FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    return {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}[path.suffix](path)
+    return {".jsonl": jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}[path.suffix](path)
 
 
-def _jsonl_rows(path: Path) -> Rows:
+def jsonl_rows(path: Path) -> Rows:
+    """The lines of a file of JSON objects with their places."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
