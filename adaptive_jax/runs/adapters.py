@@ -114,14 +114,7 @@ def load_adapter(
         DamagedRecord, NewerRecord: see `check_adapter`.
         FingerprintMismatch: it was trained with another model.
     """
-    directory = Path(path)
-    if not _is_adapter(directory):
-        found = sorted(place.name for place in directory.glob(f"{ADAPTERS}/[!.]*") if _is_adapter(place))
-        seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
-        if not seeds or seed not in (None, *seeds):
-            which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
-            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
-        directory = directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
+    directory = find_adapter(path, method=method, seed=seed)
     description, make, arrays = _checked(directory)
     if lm is not None:
         present = model_fingerprint(lm)
@@ -135,6 +128,19 @@ def load_adapter(
     return dataclasses.replace(
         adapter, params=replace_leaves(adapter.params, {name: parameters[name.removesuffix(_LEAF)] for name in names})
     )
+
+
+def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = None) -> Path:
+    """The directory of an adapter, for the arguments of `load_adapter`; raises its FileNotFoundError."""
+    directory = Path(path)
+    if not _is_adapter(directory):
+        found = sorted(place.name for place in directory.glob(f"{ADAPTERS}/[!.]*") if _is_adapter(place))
+        seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
+        if not seeds or seed not in (None, *seeds):
+            which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
+            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
+        return directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
+    return directory
 
 
 def check_adapter(directory: Path) -> dict[str, Any]:
