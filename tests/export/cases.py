@@ -1,6 +1,8 @@
 """Adapters of every kind, over tiny; and what they do, computed by JAX from whole texts."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import adaptive_jax as aj
 from adaptive_jax.decoding.policy import Observation, PromptObservation
 from adaptive_jax.decoding.sampling import summary
+from adaptive_jax.export.transformers import export_transformers
 from adaptive_jax.policies.sequence import SequenceAdapter
 from adaptive_jax.policies.token import TokenAdapter
 from adaptive_jax.runs.adapters import Adapter
@@ -65,3 +68,18 @@ def probabilities(
     observation = Observation(seen, remaining, remaining, remaining, *summary(before))
     chances = jax.nn.softmax(adapter.logits(adapter.features(observation)), axis=-1)
     return np.asarray(chances).reshape(rows, steps, -1)
+
+
+def exported(kind: str, lm: aj.LM, path: Path) -> str:
+    """The directory of an export of that adapter; below path."""
+    aj.save_adapter(path / kind, case(kind, lm.config.hidden_size), lm)
+    export_transformers(path / kind, path / "out")
+    return str(path / "out")
+
+
+def padded(lm: aj.LM, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and masks, int64 [prompts, width] each, padded on the left."""
+    ids = [lm.tokenizer.encode(text, add_special_tokens=False) for text in prompts]
+    width = max(map(len, ids))
+    tokens = np.array([[0] * (width - len(row)) + row for row in ids])
+    return tokens, np.array([[0] * (width - len(row)) + [1] * len(row) for row in ids])

@@ -12,9 +12,8 @@ import pytest
 import adaptive_jax as aj
 from adaptive_jax.decoding.loop import _uniforms, completion_keys
 from adaptive_jax.decoding.prompt import problem_digest
-from adaptive_jax.export.transformers import export_transformers
 from adaptive_jax.lm.model import TINY
-from tests.export.cases import KINDS, case, probabilities
+from tests.export.cases import KINDS, case, exported, padded, probabilities
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 
@@ -54,19 +53,6 @@ def model(torch: Any) -> Any:
 def prompts(lm: aj.LM) -> list[str]:
     """Of different lengths."""
     return ["5", *(aj.prompt(lm, problem, cot=False) for problem in aj.load_problems("arithmetic", split="test", limit=3))]
-
-
-def exported(kind: str, lm: aj.LM, path: Path) -> str:
-    aj.save_adapter(path / kind, case(kind, lm.config.hidden_size), lm)
-    export_transformers(path / kind, path / "out")
-    return str(path / "out")
-
-
-def padded(lm: aj.LM, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    ids = [lm.tokenizer.encode(text, add_special_tokens=False) for text in prompts]
-    width = max(map(len, ids))
-    tokens = np.array([[0] * (width - len(row)) + row for row in ids])
-    return tokens, np.array([[0] * (width - len(row)) + [1] * len(row) for row in ids])
 
 
 def our_uniforms(prompts: Sequence[str]) -> np.ndarray:
