@@ -1,4 +1,5 @@
-"""The verbs: `python -m adaptive_jax inspect RUN`, `audit-grader FILE [--limit N]` and `rollout` (see its --help).
+"""The verbs: `python -m adaptive_jax inspect RUN`, `audit-grader FILE [--limit N]`, `rollout` (see its --help) and
+`export RUN_OR_ADAPTER --to transformers --out DIR`.
 
 Exit status 0 where all is well, 1 where `inspect` finds damage or `audit-grader` an exception, 2 where there is nothing to
 look at or a flag can't be followed, 130 where Ctrl-C ended it.
@@ -19,15 +20,24 @@ def main() -> int:
     audit.add_argument("file", help="a .jsonl, .json or .parquet file, or the name of a data set")
     audit.add_argument("--limit", type=int, help="how many problems at most; all without it")
     _rollout_flags(commands.add_parser("rollout", help="completions of many prompts as Parquet files; safe to kill"))
+    export = commands.add_parser("export", help="an adapter as a directory that another library decodes with")
+    export.add_argument("source", type=Path, help="a run directory, or the directory of an adapter")
+    export.add_argument("--to", choices=["transformers"], required=True, help="the library")
+    export.add_argument("--out", type=Path, required=True, help="the directory to write")
+    export.add_argument("--method", help="which of a run's adapters; the token adapter with budget without it")
+    export.add_argument("--seed", type=int, help="which training seed; the first without it")
+    export.add_argument("--model", help="the base model; that of the run without it")
+    export.add_argument("--allow-changed", nargs="+", default=[], help="weights or tokenizer, where these may differ")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    verbs = {
+        "inspect": lambda: _inspect(flags.run),
+        "audit-grader": lambda: _audit(flags.file, flags.limit),
+        "rollout": lambda: (_rollout(flags), True),
+        "export": lambda: _export(flags),
+    }
     try:
-        if flags.command == "inspect":
-            text, sound = _inspect(flags.run)
-        elif flags.command == "audit-grader":
-            text, sound = _audit(flags.file, flags.limit)
-        else:
-            text, sound = _rollout(flags), True
+        text, sound = verbs[flags.command]()
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -97,6 +107,24 @@ def _rollout(flags: argparse.Namespace) -> str:
     from adaptive_jax.rollouts.command import rollout
 
     return rollout(flags)
+
+
+def _export(flags: argparse.Namespace) -> tuple[str, bool]:
+    from adaptive_jax.export.transformers import export_transformers
+    from adaptive_jax.runs.adapters import MAIN
+
+    export_transformers(
+        flags.source,
+        flags.out,
+        method=flags.method or MAIN,
+        seed=flags.seed,
+        model=flags.model,
+        allow_changed=flags.allow_changed,
+    )
+    return (
+        f"{flags.out} is written: model.generate(**inputs, custom_generate={str(flags.out)!r}, trust_remote_code=True)\n",
+        True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Trained adapters on disk: a record of their parameters and of everything else that makes the policy."""
+"""Trained adapters on disk: their parameters and everything else that makes the policy, in the portable form.
+
+Earlier versions wrote records instead (`adaptive_jax.runs.records`); these are read as ever.
+"""
 
 import dataclasses
 import functools
@@ -17,17 +20,18 @@ from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
+from adaptive_jax.runs.portable import CONFIG, WEIGHTS, DamagedRecord, read_portable, write_portable
 from adaptive_jax.runs.records import (
     MANIFEST,
-    DamagedRecord,
     check_name,
     check_record,
     described,
+    files_in,
     leaves_by_name,
     named_leaves,
     read_record,
     replace_leaves,
-    write_record,
+    replacing,
 )
 
 EARLIER: dict[str, Any] = {"budget_encoding": "shares"}  # what adapters are that were saved before the field was
@@ -37,6 +41,7 @@ MAIN = "token-adapter-budget"
 Adapter = TokenAdapter | SequenceAdapter
 
 _COUNT = range(1, 2**31)
+_LEAF = ".value"  # how flax ends the names of parameters, which portable files leave out
 
 # what makes an adapter besides its parameters, its actions and the width of its MLP, and the values that it may have
 _FIELDS: dict[str, dict[str, Sequence[Any]]] = {
@@ -58,7 +63,10 @@ _FIELDS: dict[str, dict[str, Sequence[Any]]] = {
 def save_adapter(
     directory: str | Path, adapter: Adapter, lm: LM | None = None, *, fingerprint: Mapping[str, Any] | None = None
 ) -> None:
-    """Write an adapter, with its name, in place of the one that may be there.
+    """Write an adapter, with its name, in place of the one that may be there: adapter.safetensors and adapter_config.json.
+
+    The config holds the adapter's kind, name and fields, the width of its MLP, its actions, the base model's name if it is
+    known, and the fingerprint.
 
     Args:
         directory: where to; made if missing.
@@ -73,12 +81,15 @@ def save_adapter(
     description = {
         "kind": kind,
         "name": Path(directory).name,
+        **({"base_model": lm.name} if lm is not None else {}),
         **{field: getattr(adapter, field) for field in _FIELDS[kind]},
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
         "fingerprint": dict(fingerprint or (model_fingerprint(lm) if lm is not None else {})),
     }
-    write_record(Path(directory), named_leaves(adapter.params), description)
+    arrays = {name.removesuffix(_LEAF): array for name, array in named_leaves(adapter.params).items()}
+    with replacing(Path(directory)) as partial:
+        write_portable(partial, arrays, description)
 
 
 def load_adapter(
@@ -103,49 +114,85 @@ def load_adapter(
         DamagedRecord, NewerRecord: see `check_adapter`.
         FingerprintMismatch: it was trained with another model.
     """
-    directory = Path(path)
-    if not (directory / MANIFEST).is_file():
-        found = sorted(file.parent.name for file in directory.glob(f"{ADAPTERS}/[!.]*/{MANIFEST}"))
-        seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
-        if not seeds or seed not in (None, *seeds):
-            which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
-            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
-        directory = directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
-    description = check_adapter(directory)
+    directory = find_adapter(path, method=method, seed=seed)
+    description, make, arrays = _checked(directory)
     if lm is not None:
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}
         check_fingerprint(f"the adapter in {directory}", recorded, present, allow_changed)
-    arrays = read_record(directory).arrays
-    if unsound := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+    parameters = arrays()
+    if unsound := [name for name, array in parameters.items() if not np.isfinite(array).all()]:
         raise DamagedRecord(f"{directory}: {unsound[0]} holds values that are not finite: train the adapter again")
-    adapter = _maker(directory, description)()
-    return dataclasses.replace(adapter, params=replace_leaves(adapter.params, arrays))
+    adapter = make()
+    names = leaves_by_name(adapter.params)
+    return dataclasses.replace(
+        adapter, params=replace_leaves(adapter.params, {name: parameters[name.removesuffix(_LEAF)] for name in names})
+    )
+
+
+def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = None) -> Path:
+    """The directory of an adapter, for the arguments of `load_adapter`; raises its FileNotFoundError."""
+    directory = Path(path)
+    if not _is_adapter(directory):
+        found = sorted(place.name for place in directory.glob(f"{ADAPTERS}/[!.]*") if _is_adapter(place))
+        seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
+        if not seeds or seed not in (None, *seeds):
+            which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
+            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
+        return directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
+    return directory
 
 
 def check_adapter(directory: Path) -> dict[str, Any]:
     """What an adapter is, once its files have been found to be what was written, and in a run under the name they had there.
 
-    An adapter that was copied out of a run may have any name.
+    An adapter that was copied out of a run may have any name, and other files beside it, such as a model card.
 
     Raises:
-        DamagedRecord: a file of it is not what was written, a field of its manifest cannot be, or it was exchanged with another
+        DamagedRecord: a file of it is not what was written, a field of its config cannot be, or it was exchanged with another
             of its run.
         NewerRecord: a newer version wrote it.
     """
-    manifest = check_record(directory)
-    description = manifest["facts"]
-    make = _maker(directory, description)
+    return _checked(directory)[0]
+
+
+def _checked(directory: Path) -> tuple[dict[str, Any], Callable[[], Adapter], Callable[[], dict[str, np.ndarray]]]:
+    """`check_adapter`, what makes such an adapter untrained, and what gives its arrays by their portable names."""
+    read: Callable[[], dict[str, np.ndarray]]
+    if (directory / MANIFEST).is_file():  # of an earlier version
+        file, manifest = directory / MANIFEST, check_record(directory)
+        description, found, own = manifest["facts"], manifest["arrays"], set(files_in(directory))
+
+        def read() -> dict[str, np.ndarray]:
+            return {name.removesuffix(_LEAF): array for name, array in read_record(directory).arrays.items()}
+
+    else:
+        file, own = directory / CONFIG, {CONFIG, WEIGHTS}
+        description, arrays = read_portable(directory)
+        found = described(arrays)
+
+        def read() -> dict[str, np.ndarray]:
+            return arrays
+
+    make = _maker(file, description)
     params = jax.eval_shape(lambda: make().params)  # no array is made, however large it would be
-    if described(leaves_by_name(params)) != manifest["arrays"]:
-        raise DamagedRecord(f"{directory / MANIFEST}: 'arrays' are not those of an adapter such as its 'facts' tell of")
+    if {name.removesuffix(_LEAF): shape for name, shape in described(leaves_by_name(params)).items()} != {
+        name.removesuffix(_LEAF): shape for name, shape in found.items()
+    }:
+        raise DamagedRecord(f"{file}: the 'arrays' beside it are not those of an adapter such as it tells of")
     place = directory.resolve()
     if place.parent.name == ADAPTERS:
         check_name(place, description.get("name"))
-    return description
+        if foreign := sorted(set(files_in(directory)) - own):
+            raise DamagedRecord(f"{directory / foreign[0]} is no part of this adapter")
+    return description, make, read
 
 
-def _maker(directory: Path, description: Mapping[str, Any]) -> Callable[[], Adapter]:
+def _is_adapter(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (CONFIG, MANIFEST))
+
+
+def _maker(file: Path, description: Mapping[str, Any]) -> Callable[[], Adapter]:
     """Makes an untrained adapter as it is described; raises DamagedRecord, naming the field, where there can be none."""
     description = EARLIER | dict(description)
 
@@ -153,20 +200,20 @@ def _maker(directory: Path, description: Mapping[str, Any]) -> Callable[[], Adap
         value = description.get(field)
         if type(value) is not type(allowed[0]) or value not in allowed:
             wanted = f"from 1 to {_COUNT[-1]}" if allowed is _COUNT else f"one of {', '.join(map(str, allowed))}"
-            raise DamagedRecord(f"{directory / MANIFEST}: {field!r} is {reprlib.repr(value)}, and must be {wanted}")
+            raise DamagedRecord(f"{file}: {field!r} is {reprlib.repr(value)}, and must be {wanted}")
 
     check("kind", [*_FIELDS])
     fields = {**_FIELDS[description["kind"]], "width": _COUNT}
     for field, allowed in fields.items():
         check(field, allowed)
     if type(description.get("fingerprint")) is not dict:
-        raise DamagedRecord(f"{directory / MANIFEST}: 'fingerprint' is none")
+        raise DamagedRecord(f"{file}: 'fingerprint' is none")
     try:
         actions = SamplingParams(**{name: np.asarray(value) for name, value in description["actions"].items()})
         actions = actions.broadcast(len(actions))
     except (LookupError, AttributeError, TypeError, ValueError) as error:
-        raise DamagedRecord(f"{directory / MANIFEST}: 'actions' are none: {error}") from error
+        raise DamagedRecord(f"{file}: 'actions' are none: {error}") from error
     if not len(actions):
-        raise DamagedRecord(f"{directory / MANIFEST}: 'actions' are none")
+        raise DamagedRecord(f"{file}: 'actions' are none")
     make: Callable[..., Adapter] = sequence_adapter if description["kind"] == "sequence" else token_adapter
     return functools.partial(make, actions=actions, **{field: description[field] for field in fields})

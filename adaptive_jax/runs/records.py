@@ -8,7 +8,6 @@ Orbax restores a flipped bit as a number, and another dtype as the one that is a
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -26,20 +25,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from adaptive_jax.parallel import machine_memory
+from adaptive_jax.runs.portable import DamagedRecord, NewerRecord, read_signed, signed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
 
 TreeT = TypeVar("TreeT")
-
-
-class DamagedRecord(ValueError):
-    """A record is not what was written; the message names the file."""
-
-
-class NewerRecord(ValueError):
-    """A record was written by a newer version of this package."""
 
 
 class NotWritten(OSError):
@@ -60,10 +52,7 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
     Raises:
         NotWritten: the disk is full, or the directory cannot be written.
     """
-    partial = _hidden(directory, "partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with replacing(directory) as partial:
         if stored := {name: array for name, array in arrays.items() if array.size}:  # orbax refuses empty ones
             with _quiet_orbax(), _checkpointer() as checkpointer:
                 checkpointer.save(partial.absolute() / ARRAYS, stored)
@@ -71,9 +60,25 @@ def write_record(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mappi
             "format": FORMAT,
             "facts": facts,
             "arrays": described(arrays),
-            "files": {name: [(partial / name).stat().st_size, file_digest(partial / name)] for name in _files(partial)},
+            "files": {name: [(partial / name).stat().st_size, file_digest(partial / name)] for name in files_in(partial)},
         }
         (partial / MANIFEST).write_text(signed(content))
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """An empty directory to write into, which then takes the place of `directory`.
+
+    Killed at any moment, it leaves the old one, the new one or none.
+
+    Raises:
+        NotWritten: the disk is full, or the directory cannot be written.
+    """
+    partial = _hidden(directory, "partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
         for folder, _, names in os.walk(partial):
             for name in names:
                 sync(Path(folder, name))
@@ -119,7 +124,7 @@ def check_record(directory: Path) -> dict[str, Any]:
         NewerRecord: see there.
     """
     manifest = read_manifest(directory)
-    present = set(_files(directory)) - {MANIFEST}
+    present = set(files_in(directory)) - {MANIFEST}
     for name, (size, digest) in manifest["files"].items():
         file = directory / name
         if name not in present:
@@ -153,34 +158,6 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{directory} was written in format {content['format']} by a newer version of adaptive_jax, and this one reads "
             f"up to {FORMAT}: update adaptive_jax, or choose another --run-dir"
         )
-    return content
-
-
-def signed(content: Mapping[str, Any]) -> str:
-    """JSON with its own SHA-256 in it, for `read_signed`."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({"sha256": digest, **content}, indent=1) + "\n"
-
-
-def read_signed(file: Path) -> dict[str, Any]:
-    """What `signed` was given, from a file.
-
-    Raises:
-        DamagedRecord: the file is missing, or not what was written.
-    """
-    try:
-        text = file.read_bytes().decode()
-        content = json.loads(text)
-        del content["sha256"]
-        sound = signed(content) == text
-    except FileNotFoundError as error:
-        raise DamagedRecord(f"{file} is missing") from error
-    except OSError as error:
-        raise DamagedRecord(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise DamagedRecord(f"{file} is not what was written: its SHA-256 differs")
     return content
 
 
@@ -300,7 +277,7 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     return value if isinstance(leaf, np.ndarray) else value.item()
 
 
-def _files(directory: Path) -> list[str]:
+def files_in(directory: Path) -> list[str]:
     """Paths of all that is no directory, relative to `directory`."""
     found = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
     return sorted(path.relative_to(directory).as_posix() for path in found)

@@ -23,7 +23,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import read_metrics
 from adaptive_jax.runs.inspection import inspect_run
-from adaptive_jax.runs.records import read_record
+from adaptive_jax.runs.portable import read_portable
 from adaptive_jax.tasks.grading import grade_many
 from adaptive_jax.tasks.problem import Problem
 from experiments import math_token
@@ -131,9 +131,7 @@ def test_python_comes_to_the_bits_of_the_command_line(whole: tuple[Path, str, st
     with python(cache, "-c", PYTHON, str(cache / "set.json"), str(tmp_path / "own")) as process:
         _, err = process.communicate()
     assert process.returncode == 0, err
-    ours, theirs = (
-        read_record(path).arrays for path in (tmp_path / "own", whole[0] / "adapters" / "token-adapter-budget-seed5")
-    )
+    ours, theirs = (read_portable(path)[1] for path in (tmp_path / "own", whole[0] / "adapters" / "token-adapter-budget-seed5"))
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
         np.testing.assert_array_equal(values, theirs[name])
@@ -287,9 +285,9 @@ def test_a_run_that_is_killed_and_goes_on_comes_to_the_same(tmp_path: Path, cach
 
 def durable(run: Path) -> dict[str, dict[str, bytes]]:
     """The arrays of every stage's newest checkpoint, and of the adapters."""
-    stages = {path.name: Checkpoints(path).newest()[1] for path in (run / "checkpoints").iterdir()}
-    adapters = {path.name: read_record(path) for path in (run / "adapters").iterdir()}
-    return {name: {key: a.tobytes() for key, a in record.arrays.items()} for name, record in (stages | adapters).items()}
+    stages = {path.name: Checkpoints(path).newest()[1].arrays for path in (run / "checkpoints").iterdir()}
+    adapters = {path.name: read_portable(path)[1] for path in (run / "adapters").iterdir()}
+    return {name: {key: a.tobytes() for key, a in arrays.items()} for name, arrays in (stages | adapters).items()}
 
 
 # Flags: in this process, as a start takes seconds

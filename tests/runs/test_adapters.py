@@ -1,9 +1,12 @@
 """Adapters come back from disk as they were, and are found by name."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -17,10 +20,10 @@ from adaptive_jax.decoding.policy import Observation
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.sequence import Pooling
 from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
-from adaptive_jax.runs import adapters
 from adaptive_jax.runs.adapters import MAIN, Adapter, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
-from adaptive_jax.runs.records import DamagedRecord, read_manifest, read_record, signed, write_record
+from adaptive_jax.runs.portable import DamagedRecord, NewerRecord, read_portable, read_signed, signed, write_portable
+from adaptive_jax.runs.records import named_leaves, read_manifest, write_record
 from tests.policies.adapters import random_adapter, random_sequence_adapter
 from tests.runs.damage import files, flip
 
@@ -29,6 +32,13 @@ HIDDEN = 6
 
 def bits(adapter: TokenAdapter) -> list[tuple[np.dtype, bytes]]:
     return [(leaf.dtype, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(adapter)]
+
+
+def save_as_earlier(directory: Path, adapter: Adapter, **changed: object) -> None:
+    """As earlier versions saved adapters: a record, by orbax. Fields that are changed to None are left out."""
+    save_adapter(directory, adapter)
+    facts = read_portable(directory)[0] | changed
+    write_record(directory, named_leaves(adapter.params), {key: value for key, value in facts.items() if value is not None})
 
 
 def save(run: Path, name: str, adapter: TokenAdapter) -> None:
@@ -70,7 +80,7 @@ def test_the_action_space_comes_back(tmp_path: Path) -> None:
     loaded = load_adapter(tmp_path / "three")
     assert bits(loaded) == bits(adapter)
     assert jax.tree.structure(loaded) == jax.tree.structure(adapter)
-    description = json.loads((tmp_path / "three" / "manifest.json").read_text())["facts"]
+    description = json.loads((tmp_path / "three" / "adapter_config.json").read_text())
     assert description["hidden_size"] == HIDDEN
     assert description["actions"]["top_k"] == [0, 40, 0]
 
@@ -91,9 +101,41 @@ def test_what_is_not_there_is_told_with_what_is(run: Path, tmp_path: Path) -> No
         load_adapter(tmp_path / "nothing here")
 
 
-def test_damage_is_found(tmp_path: Path) -> None:
-    """One bit in every file in turn; orbax would restore most of them as other numbers."""
+def test_a_portable_adapter_is_two_files_that_are_read_without_jax(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", random_adapter(HIDDEN), load_lm("tiny"))
+    assert sorted(path.name for path in files(tmp_path)) == ["adapter.safetensors", "adapter_config.json"]
+    program = """
+import sys
+from pathlib import Path
+from adaptive_jax.runs.portable import read_portable
+description, arrays = read_portable(Path(sys.argv[1]))
+assert not {"jax", "flax", "torch", "orbax"} & {*sys.modules}
+print(description["base_model"], description["budget_encoding"], *sorted(arrays), float(arrays["first.kernel"].sum()))
+"""
+    told = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True).stdout
+    first = np.asarray(random_adapter(HIDDEN).params["first"]["kernel"][...])
+    names = "first.bias first.kernel last.bias last.kernel second.bias second.kernel"
+    assert told == f"tiny centred {names} {float(first.sum())}\n"
+
+
+def test_an_adapter_of_before_the_portable_form_is_loaded(tmp_path: Path) -> None:
+    save_as_earlier(tmp_path / "adapters" / f"{MAIN}-seed0", random_adapter(HIDDEN))
+    assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN))
+
+
+def test_other_files_may_lie_beside_an_adapter_but_not_in_a_run(tmp_path: Path) -> None:
     save(tmp_path, f"{MAIN}-seed0", random_adapter(HIDDEN))
+    inside = tmp_path / "adapters" / f"{MAIN}-seed0"
+    (inside / "README.md").write_text("a model card")
+    with pytest.raises(DamagedRecord, match=r"README.md is no part of this adapter"):
+        load_adapter(tmp_path)
+    assert bits(load_adapter(inside.rename(tmp_path / "mine"))) == bits(random_adapter(HIDDEN))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_damage_is_found(tmp_path: Path, earlier: bool) -> None:
+    """One bit in every file in turn; orbax would restore most of them as other numbers."""
+    (save_as_earlier if earlier else save_adapter)(tmp_path / "adapters" / f"{MAIN}-seed0", random_adapter(HIDDEN))
     for file in files(tmp_path):
         flip(file, 8 * file.stat().st_size // 2)
         with pytest.raises(DamagedRecord, match=file.name):
@@ -115,16 +157,13 @@ def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
             with pytest.raises(DamagedRecord, match=rf"{directory} holds what was written as {name}: it was renamed or exchan"):
                 ask()
     assert bits(load_adapter(shutil.copytree(mine, tmp_path / "copied"))) == bits(random_adapter(HIDDEN, seed=1))
-    record = read_record(mine)
-    write_record(mine, record.arrays, {key: value for key, value in record.facts.items() if key != "name"})
+    save_as_earlier(mine, random_adapter(HIDDEN, seed=1), name=None)
     assert bits(load_adapter(tmp_path)) == bits(random_adapter(HIDDEN, seed=1))
 
 
 def test_an_adapter_of_before_the_budget_was_centred_acts_as_it_did(tmp_path: Path) -> None:
-    save_adapter(tmp_path, dataclasses.replace(random_adapter(HIDDEN), budget_encoding="shares"))
-    record = read_record(tmp_path)
-    write_record(tmp_path, record.arrays, {key: value for key, value in record.facts.items() if key != "budget_encoding"})
-    adapter = load_adapter(tmp_path)
+    save_as_earlier(tmp_path / "a", random_adapter(HIDDEN), budget_encoding=None)
+    adapter = load_adapter(tmp_path / "a")
     remaining, unseen = jnp.asarray([16, 64], jnp.int32), jnp.ones(2)
     seen = adapter.features(Observation(jnp.ones((2, HIDDEN)), remaining, remaining, remaining, unseen, unseen))
     np.testing.assert_allclose(seen[:, HIDDEN:], [[0.25, np.log(17) / np.log(65)], [1.0, 1.0]], rtol=1e-6)
@@ -143,26 +182,49 @@ LIES: list[tuple[str, object]] = [
 ]
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("adapter", [random_adapter(HIDDEN), random_sequence_adapter(HIDDEN, "both", sees_samples=True)])
-def test_a_forged_manifest_is_refused_by_its_field(tmp_path: Path, adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All sums agree. No array of the sizes that it tells of is made."""
-    save_adapter(tmp_path / "a", adapter)
-    manifest = read_manifest(tmp_path / "a")
-    monkeypatch.setattr(adapters, "read_record", pytest.fail)
-    lies = [(field, value) for field, value in LIES if field in manifest["facts"]]
+def test_forged_fields_are_refused_by_name(tmp_path: Path, adapter: Adapter, earlier: bool) -> None:
+    """All sums agree. An array of such a size as it tells of would not fit into memory."""
+    (save_as_earlier if earlier else save_adapter)(tmp_path / "a", adapter)
+    file = tmp_path / "a" / ("manifest.json" if earlier else "adapter_config.json")
+    content = read_manifest(tmp_path / "a") if earlier else read_signed(file)
+    facts = content["facts"] if earlier else content
+    lies = [(field, value) for field, value in LIES if field in facts]
     assert len(lies) > len(LIES) - 15
     for field, value in lies:
-        (tmp_path / "a" / "manifest.json").write_text(signed(manifest | {"facts": manifest["facts"] | {field: value}}))
-        with pytest.raises(DamagedRecord, match=rf"a/manifest.json: '({field}|arrays)' "):
+        forged = facts | {field: value}
+        file.write_text(signed(content | {"facts": forged} if earlier else forged))
+        with pytest.raises(DamagedRecord, match=rf"a/{file.name}: (the )?'({field}|arrays)' "):
             load_adapter(tmp_path / "a")
+
+
+def test_a_forged_file_of_a_portable_adapter_is_refused(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", random_adapter(HIDDEN))
+    file = tmp_path / "a" / "adapter_config.json"
+    content = read_signed(file)
+    for field, value in [("format", "1"), ("format", True), ("weights", None), ("weights", {"bytes": 3, "sha256": 0})]:
+        file.write_text(signed(content | {field: value}))
+        with pytest.raises(DamagedRecord, match=f"adapter_config.json: '{field}' cannot be"):
+            load_adapter(tmp_path / "a")
+    file.write_text(signed(content | {"format": 2}))
+    with pytest.raises(NewerRecord, match=r"has format 2, .*: update adaptive_jax"):
+        load_adapter(tmp_path / "a")
+    junk = b"no safetensors"
+    (tmp_path / "a" / "adapter.safetensors").write_bytes(junk)
+    weights = {"bytes": len(junk), "sha256": hashlib.sha256(junk).hexdigest()}
+    file.write_text(signed(content | {"weights": weights}))
+    with pytest.raises(DamagedRecord, match=r"adapter.safetensors cannot be read: "):
+        load_adapter(tmp_path / "a")
 
 
 def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", random_adapter(HIDDEN))
-    record = read_record(tmp_path / "a")
-    record.arrays["last.bias.value"][1] = np.nan
-    write_record(tmp_path / "a", record.arrays, record.facts)
-    with pytest.raises(DamagedRecord, match=r"a: last.bias.value holds values that are not finite"):
+    description, arrays = read_portable(tmp_path / "a")
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    arrays["last.bias"][1] = np.nan
+    write_portable(tmp_path / "a", arrays, description)
+    with pytest.raises(DamagedRecord, match=r"a: last.bias holds values that are not finite"):
         load_adapter(tmp_path / "a")
 
 
