@@ -12,7 +12,6 @@ from adaptive_jax.tasks.loading import as_problem, load_problems
 from adaptive_jax.tasks.problem import MalformedRow, Problem
 from tests.tasks.test_loading import write_jsonl
 
-IFEVAL_400 = Path(__file__).parents[3] / "shared" / "data" / "ifeval_400.jsonl"
 CASES = [  # instruction, arguments, texts that follow it, texts that break it
     ("keywords:existence", {"keywords": ["sun", "C++"]}, ["Sunny c++"], ["sun", "c++"]),
     ("keywords:frequency", {"keyword": " cat ", "frequency": 2, "relation": "at least"}, ["Cat, concat"], ["cat"]),
@@ -173,12 +172,3 @@ def test_rows_that_need_a_missing_package_are_counted_by_name(
     with caplog.at_level(logging.WARNING):
         assert [p.id for p in load_problems(file, skip_bad=True)] == ["1", "3"]
     assert "2 of change_case:english_capital" in caplog.text
-
-
-@pytest.mark.skipif(not IFEVAL_400.exists(), reason="needs the shared data")
-def test_the_published_rows_load_whole() -> None:
-    problems = load_problems(IFEVAL_400)
-    assert len(problems) == 400
-    assert {name for p in problems for name in p.metadata["instruction_id_list"]} == set(INSTRUCTIONS)
-    assert problems[0].id == "3633"
-    assert set(problems[0].metadata) == {"instruction_id_list", "kwargs"}
