@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adaptive_jax.decoding.rollout import rollout
     from adaptive_jax.decoding.trajectory import Trajectory
     from adaptive_jax.evaluation.evaluate import Scores, evaluate
+    from adaptive_jax.export.choose import choose
     from adaptive_jax.learning.environment import Environment, prompt
     from adaptive_jax.learning.fit import train
     from adaptive_jax.lm.model import LM, load_lm
@@ -39,6 +40,7 @@ _MODULES = {
         "decoding.sampling": "sampling",
         "decoding.trajectory": "Trajectory",
         "evaluation.evaluate": "Scores evaluate",
+        "export.choose": "choose",
         "learning.environment": "Environment prompt",
         "learning.fit": "train",
         "lm.model": "LM load_lm",
@@ -66,6 +68,7 @@ __all__ = [
     "SamplingParams",
     "Scores",
     "Trajectory",
+    "choose",
     "evaluate",
     "generate",
     "grade",

@@ -18,12 +18,11 @@ import numpy as np
 import optax
 from flax import struct
 
-from adaptive_jax.decoding import loop
+from adaptive_jax.decoding import embedding
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Preferences, Rule, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
-from adaptive_jax.parallel import Lanes
 from adaptive_jax.policies.sequence import SequenceAdapter
 from adaptive_jax.runs.directory import Metrics
 
@@ -81,19 +80,7 @@ class BanditSettings:
 def embeddings(environment: Environment, rows: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """The last token's hidden state and the prompt's mean one, float32 [Q, D] each, computed `rows` prompts at a time."""
     prompts = [environment.prompt(index, 1).tokens for index in range(len(environment))]
-    lanes, decoder = Lanes.of(environment.lm.decoder), environment.lm.decoder
-    width, rows = environment.prompt_width, -(-min(rows, len(prompts)) // lanes.count) * lanes.count
-    parts = []
-    for start in range(0, len(prompts), rows):
-        members = prompts[start : start + rows]
-        tokens, lengths = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
-        for row, ids in enumerate(members):
-            tokens[row, width - len(ids) :] = ids
-            lengths[row] = len(ids)
-        computed = lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths)))
-        parts.append([lanes.join(x).astype(np.float32)[: len(members)] for x in (computed.last, computed.mean)])
-    last, mean = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return last, mean
+    return embedding.embeddings(environment.lm.decoder, prompts, rows=rows)
 
 
 def train_bandit(adapter: SequenceAdapter, table: Table, settings: BanditSettings) -> Iterator[tuple[SequenceAdapter, Metrics]]:
