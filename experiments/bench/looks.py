@@ -77,14 +77,22 @@ def _against_fixed(subject: Subject, cot: Cot) -> tuple[float, dict]:
     return quotient(times, "fixed", "looks") * tokens["looks"] / tokens["fixed"], details
 
 
-@functools.partial(jax.jit, static_argnames=("size", "chunk"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("size", "chunk", "logprobs"), donate_argnames="state")
 def fixed_chunk(
-    decoder: Decoder, policy: Policy, stop_ids: jax.Array, state: DecodeState, waiting: jax.Array, *, size: int, chunk: int
+    decoder: Decoder,
+    policy: Policy,
+    stop_ids: jax.Array,
+    state: DecodeState,
+    waiting: jax.Array,
+    *,
+    size: int,
+    chunk: int,
+    logprobs: bool,
 ) -> tuple[DecodeState, StepOutput]:
     """`loop.decode_chunk` of always `chunk` steps."""
     del waiting
 
     def step(state: DecodeState, _: None) -> tuple[DecodeState, StepOutput]:
-        return decode_step(decoder, policy, stop_ids, size, state)
+        return decode_step(decoder, policy, stop_ids, size, state, logprobs=logprobs)
 
     return jax.lax.scan(step, state, None, length=chunk)
