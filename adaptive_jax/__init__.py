@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from adaptive_jax.decoding.prompt import Prompt
     from adaptive_jax.decoding.rollout import rollout
     from adaptive_jax.decoding.trajectory import Trajectory
+    from adaptive_jax.environment import Environment, prompt
     from adaptive_jax.evaluation.evaluate import Scores, evaluate
     from adaptive_jax.export.choose import choose
-    from adaptive_jax.learning.environment import Environment, prompt
     from adaptive_jax.learning.fit import train
     from adaptive_jax.lm.model import LM, load_lm
     from adaptive_jax.parallel import local_mesh
@@ -41,7 +41,7 @@ _MODULES = {
         "decoding.trajectory": "Trajectory",
         "evaluation.evaluate": "Scores evaluate",
         "export.choose": "choose",
-        "learning.environment": "Environment prompt",
+        "environment": "Environment prompt",
         "learning.fit": "train",
         "lm.model": "LM load_lm",
         "parallel": "local_mesh",

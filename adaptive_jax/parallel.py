@@ -1,12 +1,12 @@
 """Many devices and many hosts: the only file that knows how many there are.
 
-Rollouts are data-parallel within a process: its rows are split into lanes, one per device, each with its own ring, prompts and
-waiting completions, and with the model's parameters replicated (`Lanes.call`). Processes share the questions out among
+Rollouts are data-parallel within a process: its rows are split into replicas, one per device, each with its own ring, prompts,
+waiting completions, and with the model's parameters replicated (`Replicas.call`). Processes share the questions out among
 themselves, and none waits for another while it decodes (`share`, `gather`). Learning is data-parallel over all devices of all
-processes: each takes a part of the decisions, and gradients are summed (`Lanes.update`).
+processes: each takes a part of the decisions, and gradients are summed (`Replicas.update`).
 
 `jax.pmap` maps over devices. It is in maintenance mode, and `jit(shard_map(...))` since jax 0.8, which is spelled out where a
-lane is several devices that share a model between them (a mesh axis that is left to XLA): should pmap go, this file changes.
+replica is several devices that share a model between them (a mesh axis that is left to XLA): should pmap go, this file changes.
 """
 
 import contextlib
@@ -55,20 +55,20 @@ def local_mesh(model_parallel: int = 1) -> Mesh | None:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class Replicas:
     """The parts that rows are split into, and the devices that they live on.
 
-    On the host, arrays are flat: row r of R belongs to lane r // (R / count). On the devices of several lanes they have a
-    leading axis of lanes, [count, R / count, ..]; where there is one lane, there is none, and nothing here costs anything.
+    On the host, arrays are flat: row r of R belongs to replica r // (R / count). On the devices of several replicas they have a
+    leading axis of replicas, [count, R / count, ..]; where there is one, there is none, and nothing here costs anything.
 
     Attributes:
-        mesh: devices with axes "data" (lanes) and "model" (those of a lane); None for a single device.
+        mesh: devices with axes "data" (replicas) and "model" (those of a replica); None for a single device.
     """
 
     mesh: Mesh | None = None
 
     @classmethod
-    def of(cls, tree: Any) -> "Lanes":
+    def of(cls, tree: Any) -> "Replicas":
         """Those of a pytree of parameters, by where it was put: on a mesh such as `local_mesh` makes, or on one device."""
         for leaf in jax.tree.leaves(tree):
             sharding = getattr(leaf, "sharding", None)
@@ -82,7 +82,7 @@ class Lanes:
 
     @property
     def count(self) -> int:
-        """How many lanes."""
+        """How many replicas."""
         return 1 if self.mesh is None else self.mesh.shape[DATA]
 
     def replicate(self, tree: TreeT) -> TreeT:
@@ -90,18 +90,18 @@ class Lanes:
         return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def split(self, tree: TreeT) -> TreeT:
-        """Flat arrays, [R, ..], as the lanes' functions take them; R is a multiple of `count`."""
+        """Flat arrays, [R, ..], as the replicas' functions take them; R is a multiple of `count`."""
         if self.mesh is None:
             return tree
         return jax.tree.map(lambda x: x.reshape(self.count, -1, *x.shape[1:]), tree)
 
     def join(self, array: jax.Array, axis: int = 0) -> np.ndarray:
-        """The other way round, on the host; `axis` is that of the rows in each lane's array."""
+        """The other way round, on the host; `axis` is that of the rows in each replica's array."""
         if self.mesh is None:
             return np.asarray(array)
         stacked = np.moveaxis(np.asarray(array), 0, axis)
-        before, (lanes, rows, *behind) = stacked.shape[:axis], stacked.shape[axis:]
-        return stacked.reshape(*before, lanes * rows, *behind)
+        before, (replicas, rows, *behind) = stacked.shape[:axis], stacked.shape[axis:]
+        return stacked.reshape(*before, replicas * rows, *behind)
 
     def call(
         self,
@@ -112,18 +112,18 @@ class Lanes:
         donate: int = 0,
         **static: Any,
     ) -> Any:
-        """`function(*shared, *split, **static)` on every lane.
+        """`function(*shared, *split, **static)` on every replica.
 
         Args:
-            function: a jitted function of one lane.
-            shared: arguments that are the same in all lanes, such as parameters.
-            split: arguments with a leading axis of lanes (see the class).
+            function: a jitted function of one replica.
+            shared: arguments that are the same in all replicas, such as parameters.
+            split: arguments with a leading axis of replicas (see the class).
             donate: the first so many of `split` are donated, as `function` itself donates them.
             static: hashable keyword arguments.
         """
         if self.mesh is None:
             return function(*shared, *split, **static)
-        mapped = _over_lanes(function, self.mesh, len(shared), len(split), donate, tuple(static.items()))
+        mapped = _over_replicas(function, self.mesh, len(shared), len(split), donate, tuple(static.items()))
         return mapped(*shared, *split)
 
     def update(self, function: Callable[..., Any], learner: tuple[Any, ...], batch: Any, *rest: Any, **static: Any) -> Any:
@@ -158,20 +158,20 @@ class Lanes:
 
 
 @functools.cache
-def _over_lanes(
+def _over_replicas(
     function: Callable[..., Any], mesh: Mesh, shared: int, split: int, donated: int, static: tuple[tuple[str, Any], ...]
 ) -> Callable[..., Any]:
-    def lane(*arguments: Any) -> Any:
+    def replica(*arguments: Any) -> Any:
         return function(*arguments, **dict(static))
 
     donate = tuple(range(shared, shared + donated))
     if mesh.shape[MODEL] == 1:
         in_axes = (None,) * shared + (0,) * split
-        return jax.pmap(lane, axis_name=DATA, in_axes=in_axes, donate_argnums=donate, devices=tuple(mesh.devices.ravel()))
+        return jax.pmap(replica, axis_name=DATA, in_axes=in_axes, donate_argnums=donate, devices=tuple(mesh.devices.ravel()))
 
     def block(*arguments: Any) -> Any:
         own = jax.tree.map(lambda x: jnp.squeeze(x, 0), arguments[shared:])
-        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), lane(*arguments[:shared], *own))
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), replica(*arguments[:shared], *own))
 
     in_specs = (PartitionSpec(),) * shared + (PartitionSpec(DATA),) * split
     mapped = jax.shard_map(
@@ -192,7 +192,7 @@ def _over_devices(
 
 
 def summed(tree: TreeT, axis: str | None) -> TreeT:
-    """The sums of a pytree over the devices that an update is split over; `axis` as `Lanes.update` gives it, None for one."""
+    """The sums of a pytree over the devices that an update is split over; `axis` as `Replicas.update` gives it."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
@@ -241,7 +241,7 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def chief() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes files."""
     return jax.process_index() == 0
 
@@ -287,19 +287,19 @@ def largest(value: Any) -> Any:
     return np.max([theirs["value"] for theirs in exchange({"value": np.asarray(value)})], axis=0)
 
 
-def by_chief(action: Callable[[], ResultT]) -> ResultT:
+def on_main_process(action: Callable[[], ResultT]) -> ResultT:
     """What `action` returns in process 0, which alone runs it, in all processes; so is the error that it raises there."""
     if jax.process_count() == 1:
         return action()
     outcome: tuple[Any, Exception | None] = (None, None)
-    if chief():
+    if is_main_process():
         try:
             outcome = action(), None
         except Exception as error:
             outcome = None, error
-    content = np.frombuffer(pickle.dumps(outcome), np.uint8) if chief() else np.zeros(0, np.uint8)
+    content = np.frombuffer(pickle.dumps(outcome), np.uint8) if is_main_process() else np.zeros(0, np.uint8)
     told = exchange({"outcome": content})[0]["outcome"].tobytes()
-    result, failure = outcome if chief() else pickle.loads(told)  # process 0 keeps its error's traceback
+    result, failure = outcome if is_main_process() else pickle.loads(told)  # process 0 keeps its error's traceback
     if failure is not None:
         raise failure
     return result
@@ -328,8 +328,8 @@ def stop_requested() -> int:
 
     Process 0 alone decides that the job stops, so that it cannot decide both that and, in `meet`, that it goes on.
     """
-    asked = [int(number) for _, number in _store().key_value_dir_get(f"{_ASKED if chief() else _STOPPING}/")]
-    if asked and chief():
+    asked = [int(number) for _, number in _store().key_value_dir_get(f"{_ASKED if is_main_process() else _STOPPING}/")]
+    if asked and is_main_process():
         _store().key_value_set(f"{_STOPPING}/signal", str(max(asked)), allow_overwrite=True)
     return max(asked, default=0)
 
@@ -344,12 +344,12 @@ def meet() -> None:
         Stopped: the job is to stop; so it does in all processes, here or where they next ask `stop_requested`.
     """
     number = next(_meetings)
-    for other in range(1, jax.process_count()) if chief() else (0,):
-        if not chief():
+    for other in range(1, jax.process_count()) if is_main_process() else (0,):
+        if not is_main_process():
             _store().key_value_set(f"{_MEETING}/{number}/{jax.process_index()}", "here")
         while True:
             requested = stop_requested()
-            if requested and chief():
+            if requested and is_main_process():
                 raise Stopped(requested)
             try:
                 _store().blocking_key_value_get(f"{_MEETING}/{number}/{other}", _LOOK_OUT)
@@ -359,7 +359,7 @@ def meet() -> None:
                     raise
             if requested:
                 raise Stopped(requested)
-    if chief():
+    if is_main_process():
         _store().key_value_set(f"{_MEETING}/{number}/0", "all are here")
         if number:
             _store().key_value_delete(f"{_MEETING}/{number - 1}/")

@@ -7,12 +7,12 @@ from typing import ClassVar
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.evaluate import ActionScores, score_actions
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.train import check_binary
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.asking import AskingConfig, asked_digest
-from experiments.common import Progress
+from experiments.progress import Progress
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
@@ -59,6 +59,6 @@ def scored(
         run.log(event="scored", stage=name, questions=len(environment), unknown=int((~scores.known).sum()))
         return vars(scores)
 
-    scores = ActionScores(**run.stage(name, compute, given=(SamplingParams.stack(actions), asked_digest(environment))))
+    scores = ActionScores(**run.stage(name, compute, inputs=(SamplingParams.stack(actions), asked_digest(environment))))
     check_binary(scores.rewards, max(SAMPLES))
     return scores

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from adaptive_jax.decoding.prompt import problem_digest
-from adaptive_jax.learning.environment import Cot, Environment
+from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.template import QuestionTemplate
 from adaptive_jax.runs.fingerprint import DIGITS, Fingerprint, problems_fingerprint
 from adaptive_jax.tasks.problem import Problem
 from adaptive_jax.tasks.rewards import RewardFunction, load_reward
-from experiments.common import Config
+from experiments.config import Config
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from experiments.bench.opponent import TRANSFORMERS, TUNIX, checked_interpreter
 from experiments.bench.ragged import prefill, ragged, scaling
 from experiments.bench.step import step
 from experiments.bench.subject import Subject, load_decoder
-from experiments.common import asked_for, launch
+from experiments.launching import exit_on_usage_error, launch
 
 log = logging.getLogger("experiments.bench_decode")  # __name__ is __main__ under python -m
 
@@ -119,9 +119,9 @@ class BenchDecode:
 
 def main(config: BenchDecode) -> dict[str, float | None]:
     """Run the benchmark; returns the bars."""
-    with asked_for():
-        given = {"transformers": (TRANSFORMERS, config.transformers_python), "tunix": (TUNIX, config.tunix_python)}
-        interpreters: dict[str, str] = {name: checked_interpreter(*given[name]) for name in config.against}
+    with exit_on_usage_error():
+        known = {"transformers": (TRANSFORMERS, config.transformers_python), "tunix": (TUNIX, config.tunix_python)}
+        interpreters: dict[str, str] = {name: checked_interpreter(*known[name]) for name in config.against}
         shape, decoder, lm = load_decoder(config.model)
     subject = Subject(
         name=config.model,

@@ -11,8 +11,8 @@ and the one in use are in environment.json, the counts of verdicts in results.js
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_jax.learning.environment import Cot
-from experiments.common import launch
+from adaptive_jax.environment import Cot
+from experiments.launching import launch
 from experiments.math_sequence import MathSequence, run_sequence
 
 

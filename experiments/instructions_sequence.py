@@ -10,8 +10,8 @@ it follows all instructions of its prompt, strictly.
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_jax.learning.environment import Cot
-from experiments.common import launch
+from adaptive_jax.environment import Cot
+from experiments.launching import launch
 from experiments.math_sequence import MathSequence, run_sequence
 
 

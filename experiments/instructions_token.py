@@ -10,8 +10,8 @@ nothing but arithmetic. A completion is right when it follows all instructions o
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_jax.learning.environment import Cot
-from experiments.common import launch
+from adaptive_jax.environment import Cot
+from experiments.launching import launch
 from experiments.math_token import MathToken, run_token
 
 

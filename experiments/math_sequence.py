@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.environment import Cot, Environment, Question, questions
 from adaptive_jax.evaluation.choices import (
     Asked,
     adapter_choice,
@@ -34,11 +35,10 @@ from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
 from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
-from adaptive_jax.learning.environment import Cot, Environment, Question, questions
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.lm.model import LM
-from adaptive_jax.parallel import by_chief
+from adaptive_jax.parallel import on_main_process
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
 from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
@@ -48,7 +48,8 @@ from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_model, open_run
+from experiments.launching import exit_on_usage_error, launch
+from experiments.running import load_model, open_run
 from experiments.splits import TransferConfig, load_splits, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
@@ -128,7 +129,7 @@ def main(config: MathSequence) -> Path:
 def run_sequence(experiment: str, config: MathSequence, *, programs: bool = False, allow_unsandboxed: bool = False) -> Path:
     """The experiment on problems that ask for answers, or for programs; returns the run directory."""
     start = time.monotonic()
-    with asked_for():
+    with exit_on_usage_error():
         lm, settings = load_model(config), config.settings
         splits = load_splits(config.splits, programs=programs)
         ways: tuple[Cot, ...] = ("all", "none") if config.cot == "mix" else (config.cot,)
@@ -276,9 +277,9 @@ def trained(
         log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, 100 * best)
         return named_leaves(kept.params)
 
-    params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, given=actions))
+    params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, inputs=actions))
     adapter = dataclasses.replace(start, params=params)
-    by_chief(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, fingerprint=run.fingerprint))
+    on_main_process(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter
 
 

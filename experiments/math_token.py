@@ -22,34 +22,30 @@ import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json
 from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import mean_of_known
 from adaptive_jax.evaluation.tables import paper_values, pass_table
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
 from adaptive_jax.learning.train import TrainSettings
-from adaptive_jax.parallel import by_chief, share
+from adaptive_jax.parallel import on_main_process, share
 from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from experiments.asking import asked_digest
-from experiments.common import (
-    Progress,
-    TrainingConfig,
-    asked_for,
-    fork_schedule,
-    launch,
-    load_model,
-    open_run,
-    train_stage,
-)
+from experiments.config import TrainingConfig
+from experiments.fork_schedule import fork_schedule
+from experiments.launching import exit_on_usage_error, launch
+from experiments.progress import Progress
+from experiments.running import load_model, open_run
 from experiments.splits import TransferConfig, load_splits, parts_of
+from experiments.training import train_stage
 
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
@@ -145,7 +141,7 @@ def main(config: MathToken) -> Path:
 def run_token(experiment: str, config: MathToken) -> Path:
     """The experiment under a name; returns the run directory."""
     start = time.monotonic()
-    with asked_for():
+    with exit_on_usage_error():
         lm, actions = load_model(config), config.action_set
         splits = load_splits(config)
         tries = max(config.completions, config.validations)
@@ -302,7 +298,7 @@ def score(
             )
         return vars(scores)
 
-    scores = Scores(**run.stage(stage, compute, given=(policy, asked_digest(environment))))
+    scores = Scores(**run.stage(stage, compute, inputs=(policy, asked_digest(environment))))
     log.info("%-42s %s", stage, "  ".join(f"{100 * value:5.1f}" for value in scores.accuracy()))
     return scores
 
@@ -334,7 +330,7 @@ def train_adapter(
         validation=validation,
         labels={"method": method, "seed": seed},
     )
-    by_chief(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, fingerprint=run.fingerprint))
+    on_main_process(lambda: save_adapter(run.path / FOLDER / f"{method}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter, curve
 
 

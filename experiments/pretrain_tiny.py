@@ -29,7 +29,7 @@ from adaptive_jax.lm.transformer import Transformer
 from adaptive_jax.lm.weights import save_hf
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.problem import Problem
-from experiments.common import launch
+from experiments.launching import launch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

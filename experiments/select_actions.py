@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.evaluation.figures import coverage_figure
 from adaptive_jax.evaluation.results import MEAN, Gain, Row, results_json
 from adaptive_jax.evaluation.samples import samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import binomial_ci95, cross_coverage, paired_ci95
 from adaptive_jax.evaluation.tables import HELD_OUT, SELECTED_ON, coverage_table
-from adaptive_jax.learning.environment import Cot, Environment
 from adaptive_jax.learning.selection import (
     candidates,
     coverage,
@@ -34,7 +34,8 @@ from adaptive_jax.learning.selection import (
 )
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.actions import SAMPLES, SequenceConfig, scored
-from experiments.common import asked_for, launch, load_model, open_run
+from experiments.launching import exit_on_usage_error, launch
+from experiments.running import load_model, open_run
 from experiments.splits import load_splits
 
 log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
@@ -72,7 +73,7 @@ class SelectActions(SequenceConfig):
 def main(config: SelectActions) -> Path:
     """Run the experiment; returns the run directory."""
     start = time.monotonic()
-    with asked_for():
+    with exit_on_usage_error():
         lm = load_model(config)
         splits = load_splits(config)
         made = functools.partial(config.environment, lm, cot=config.cot, examples=splits.examples)

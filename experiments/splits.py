@@ -10,9 +10,18 @@ from adaptive_jax.tasks.loading import generated, load_problems
 from adaptive_jax.tasks.problem import Problem, normalise_question, shared
 from adaptive_jax.tasks.solutions import solved
 from experiments.asking import AskingConfig
-from experiments.common import Splits
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Problems to evaluate, to watch during training, to train on, and to show as examples; no two share a problem."""
+
+    test: list[Problem]
+    validation: list[Problem]
+    train: list[Problem]
+    examples: list[Problem]
 
 
 def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:

@@ -17,7 +17,7 @@ from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.learning.lpo import Preferences, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
 from adaptive_jax.lm.sharding import DATA, MODEL
-from adaptive_jax.parallel import Lanes
+from adaptive_jax.parallel import Replicas
 from adaptive_jax.policies.token import token_adapter
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, successor_table
 from tests.policies.adapters import random_adapter
@@ -27,7 +27,7 @@ STOP = 5
 
 
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices, one lane each."""
+    """The first `count` devices, one replica each."""
     return Mesh(np.array(jax.devices()[:count]).reshape(-1, 1), (DATA, MODEL))
 
 
@@ -49,7 +49,7 @@ def check_rollouts() -> None:
     reference = complete(decoder, 16)
     assert reference.lengths.max() > 150, "no completion outgrows the short ring"
     for count in COUNTS:
-        replicated = Lanes(mesh_of(count)).replicate(decoder)
+        replicated = Replicas(mesh_of(count)).replicate(decoder)
         rows = 10 if count == 4 else 8 * count
         assert_same(complete(replicated, rows), reference, f"{count} devices, {rows} rows")
 
@@ -60,10 +60,10 @@ def check_few_prompts() -> None:
     prompts = [Prompt("a", [1, 2], 16), Prompt("b", [3], 16)]
     options = {"key": jax.random.key(0), "stop_ids": [VOCABULARY], "completions": 5}
     reference = rollout(decoder, token_adapter(2, budget_scale=16), prompts, **options)
-    found = rollout(Lanes(mesh_of(8)).replicate(decoder), token_adapter(2, budget_scale=16), prompts, **options)
+    found = rollout(Replicas(mesh_of(8)).replicate(decoder), token_adapter(2, budget_scale=16), prompts, **options)
     for name in ("tokens", "actions", "features"):
         np.testing.assert_array_equal(getattr(found, name), getattr(reference, name), err_msg=name)
-    assert found.row_steps == 16 * 16, "some completions waited although there were lanes without any"
+    assert found.row_steps == 16 * 16, "some completions waited although there were replicas without any"
 
 
 def check_updates() -> None:
@@ -91,22 +91,22 @@ def check_updates() -> None:
         moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), expected[0].params, policy.params)
         assert max(jax.tree.leaves(moved)) > 1e-3, "the step is too small to tell anything"
         for count in COUNTS:
-            found = Lanes(mesh_of(count)).update(update, learner, batch, *rest, optimizer=optimizer, **static)
+            found = Replicas(mesh_of(count)).update(update, learner, batch, *rest, optimizer=optimizer, **static)
             for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_allclose(left, right, rtol=0, atol=1e-6, err_msg=f"{update}, {count} devices")
 
 
 def check_models() -> None:
-    """The embedded model with one lane per device, with a lane of two devices, and with four lanes of two: the same texts."""
+    """The embedded model on 8 replicas, on one of two devices, and on four of two: the same texts."""
     prompts = [aj.prompt(lm := aj.load_lm("tiny"), problem) for problem in aj.load_problems("arithmetic", limit=9)]
     policy = token_adapter(lm.config.hidden_size, budget_scale=24)
     reference = aj.generate(lm, prompts, policy, n=2, max_new_tokens=24, seed=1, rows=8)
-    for lanes, parts in ((8, 1), (1, 2), (4, 2)):
-        mesh = Mesh(np.array(jax.devices()[: lanes * parts]).reshape(lanes, parts), (DATA, MODEL))
+    for replicas, parts in ((8, 1), (1, 2), (4, 2)):
+        mesh = Mesh(np.array(jax.devices()[: replicas * parts]).reshape(replicas, parts), (DATA, MODEL))
         found = aj.generate(aj.load_lm("tiny", mesh=mesh), prompts, policy, n=2, max_new_tokens=24, seed=1, rows=8)
         for left, right in zip(chain(*found), chain(*reference), strict=True):
-            np.testing.assert_array_equal(left.tokens, right.tokens, err_msg=f"{lanes} lanes of {parts}")
-            np.testing.assert_array_equal(left.actions, right.actions, err_msg=f"{lanes} lanes of {parts}")
+            np.testing.assert_array_equal(left.tokens, right.tokens, err_msg=f"{replicas} replicas of {parts}")
+            np.testing.assert_array_equal(left.actions, right.actions, err_msg=f"{replicas} replicas of {parts}")
 
 
 def assert_same(found: Trajectory, reference: Trajectory, where: str) -> None:

@@ -37,10 +37,10 @@ def test_a_single_process_has_everything_to_itself() -> None:
     own = np.arange(6.0).reshape(3, 2)
     assert parallel.share(3).tolist() == [0, 1, 2]
     np.testing.assert_array_equal(parallel.gather(own, 3), own)
-    assert parallel.by_chief(lambda: 5) == 5
-    assert (parallel.total(4), parallel.largest(4), parallel.rows_here(7), parallel.chief()) == (4, 4, 7, True)
+    assert parallel.on_main_process(lambda: 5) == 5
+    assert (parallel.total(4), parallel.largest(4), parallel.rows_here(7), parallel.is_main_process()) == (4, 4, 7, True)
     assert parallel.local_mesh() is None
-    assert parallel.Lanes().count == 1
+    assert parallel.Replicas().count == 1
 
 
 def test_every_process_needs_a_question(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def train_and_evaluate(path: Path, updates: int) -> None:
     from tests.learning.questions import GreedyPath
 
     environment = GreedyPath(13)
-    own = vars(environment.lm) | {"decoder": parallel.Lanes(parallel.local_mesh()).replicate(environment.lm.decoder)}
+    own = vars(environment.lm) | {"decoder": parallel.Replicas(parallel.local_mesh()).replicate(environment.lm.decoder)}
     environment.lm = SimpleNamespace(**own)
     settings = TrainSettings(updates=updates, prompts=5, completions=3, budgets=(4, 6), rows=12)
     run = RunDirectory(path, settings, {"experiment": "two processes"}, resume=True)
@@ -45,7 +45,7 @@ def train_and_evaluate(path: Path, updates: int) -> None:
         state, curve = run.loop(
             "training", start, lambda state: train(environment, state, settings, validation=watched), every=1
         )
-        parallel.by_chief(lambda: save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter))
+        parallel.on_main_process(lambda: save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter))
         found = {}
         for name, policy in (("adapter", state.adapter), ("static", static(1.0))):
             scores = evaluate(environment, policy, (3, 6), seed=1, completions=2, rows=12)
@@ -88,7 +88,7 @@ def follow_preferences() -> dict[str, Any]:
 
     policy, optimizer = random_adapter(3, "hidden", scale=0.3), optax.sgd(1.0)
     learner = (policy, optimizer.init(policy.params))
-    _, _, metrics = parallel.Lanes(parallel.local_mesh()).update(update, learner, pairs, beta=0.3, optimizer=optimizer)
+    _, _, metrics = parallel.Replicas(parallel.local_mesh()).update(update, learner, pairs, beta=0.3, optimizer=optimizer)
     return {"shapes": seen, "loss": float(metrics["loss"])}
 
 
@@ -101,7 +101,7 @@ if __name__ == "__main__":
         wait_for(int(sys.argv[2]))
     else:
         from experiments import math_token
-        from experiments.common import launch
+        from experiments.launching import launch
 
         sys.argv[1:] = sys.argv[2:]
         launch(math_token.main, math_token.MathToken, math_token.__doc__)

@@ -6,7 +6,7 @@ import numpy as np
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.lm.decoder import Decoder
-from adaptive_jax.parallel import Lanes
+from adaptive_jax.parallel import Replicas
 
 
 def embeddings(
@@ -20,9 +20,9 @@ def embeddings(
         width: columns of the prefill, each number of which is another compilation; the longest prompt's tokens if None.
         rows: prompts that are computed side by side, rounded up to a multiple of the devices.
     """
-    lanes = Lanes.of(decoder)
+    replicas = Replicas.of(decoder)
     width = max(map(len, prompts)) if width is None else width
-    rows = -(-min(rows, len(prompts)) // lanes.count) * lanes.count
+    rows = -(-min(rows, len(prompts)) // replicas.count) * replicas.count
     parts = []
     for start in range(0, len(prompts), rows):
         members = prompts[start : start + rows]
@@ -30,7 +30,7 @@ def embeddings(
         for row, ids in enumerate(members):
             tokens[row, width - len(ids) :] = ids
             lengths[row] = len(ids)
-        computed = lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths)))
-        parts.append([lanes.join(x).astype(np.float32)[: len(members)] for x in (computed.last, computed.mean)])
+        computed = replicas.call(loop.prefill, (decoder,), (replicas.split(tokens), replicas.split(lengths)))
+        parts.append([replicas.join(x).astype(np.float32)[: len(members)] for x in (computed.last, computed.mean)])
     last, mean = (np.concatenate(part) for part in zip(*parts, strict=True))
     return last, mean

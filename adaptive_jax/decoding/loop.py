@@ -39,7 +39,7 @@ class DecodeState:
         length: int32 [R], entries in the cache: prompt and new tokens.
         step: int32 [R], new tokens drawn, t.
         budget: int32 [R], most new tokens the completion may use, b.
-        held: int32 [R], the action that the policy chose before the first token.
+        sequence_action: int32 [R], the action that the policy chose before the first token.
         alive: bool [R], the row's completion has not ended; what dead rows compute is thrown away.
         key: typed PRNG keys [R], one per completion.
     """
@@ -51,7 +51,7 @@ class DecodeState:
     length: jax.Array
     step: jax.Array
     budget: jax.Array
-    held: jax.Array
+    sequence_action: jax.Array
     alive: jax.Array
     key: jax.Array
 
@@ -101,7 +101,7 @@ class Admission:
         source: int32 [R], place in the `Prefill`, or -1.
         token, length: int32 [R], the last token and how many there are: the prompt's, or a suspended completion's with it.
         step: int32 [R], new tokens drawn so far.
-        held: int32 [R], the action that a suspended completion held; -1 at the start.
+        sequence_action: int32 [R], the action that a suspended completion held; -1 at the start.
         completion: int32 [R], the completion's index among its prompt's.
         budget, samples: int32 [R], token budget b and sampling budget B.
         key: uint32 [R, ..], the data of PRNG keys of the state's kind: like all of this, an array of the host, whose way into
@@ -112,7 +112,7 @@ class Admission:
     token: jax.Array
     length: jax.Array
     step: jax.Array
-    held: jax.Array
+    sequence_action: jax.Array
     completion: jax.Array
     budget: jax.Array
     samples: jax.Array
@@ -149,7 +149,7 @@ def empty_state(decoder: Decoder, key: jax.Array, hidden: jax.Array, *, rows: in
         length=zeros,
         step=zeros,
         budget=zeros,
-        held=zeros,
+        sequence_action=zeros,
         alive=jnp.zeros((rows,), bool),
         key=jnp.broadcast_to(key, (rows,)),
     )
@@ -164,7 +164,9 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
     prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
     key = jax.random.wrap_key_data(new.key, impl=jax.random.key_impl(state.key))
-    held = jnp.where(new.held >= 0, new.held, policy.begin(prompt, _uniforms(key, begun, 1)[:, 0]))
+    sequence_action = jnp.where(
+        new.sequence_action >= 0, new.sequence_action, policy.begin(prompt, _uniforms(key, begun, 1)[:, 0])
+    )
 
     def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
@@ -177,35 +179,35 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
         length=choose(new.length, state.length),
         step=choose(new.step, state.step),
         budget=choose(new.budget, state.budget),
-        held=choose(held, state.held),
+        sequence_action=choose(sequence_action, state.sequence_action),
         alive=received | state.alive,
         key=choose(key, state.key),
     )
 
 
 @functools.partial(jax.jit, static_argnames=("places", "width"))
-def empty_shelf(decoder: Decoder, hidden: jax.Array, *, places: int, width: int) -> Prefill:
+def empty_swap_space(decoder: Decoder, hidden: jax.Array, *, places: int, width: int) -> Prefill:
     """Room for `places` suspended completions of up to `width` entries; `hidden` [.., D] gives width and dtype."""
     zeros = jnp.zeros((places, hidden.shape[-1]), hidden.dtype)
     return Prefill(cache=decoder.empty_cache(places, width), last=zeros, mean=jnp.zeros_like(zeros))
 
 
-@functools.partial(jax.jit, donate_argnames=("state", "shelf"))
-def suspend(decoder: Decoder, state: DecodeState, shelf: Prefill, place: jax.Array) -> tuple[DecodeState, Prefill]:
-    """Put rows' completions on a shelf, from which `admit` can take them as it takes prompts; the rows are dead then.
+@functools.partial(jax.jit, donate_argnames=("state", "swap"))
+def suspend(decoder: Decoder, state: DecodeState, swap: Prefill, place: jax.Array) -> tuple[DecodeState, Prefill]:
+    """Put rows' completions in the swap space, from which `admit` can take them as it takes prompts; the rows are dead then.
 
     Args:
-        shelf: of at most the ring's width, and at least that of each completion.
-        place: int32 [R], where on the shelf; -1 leaves a row alone.
+        swap: of at most the ring's width, and at least that of each completion.
+        place: int32 [R], where in the swap space; -1 leaves a row alone.
     """
     suspended = place >= 0
-    there = jnp.where(suspended, place, shelf.last.shape[0])
-    shelf = Prefill(
-        cache=decoder.suspend(state.cache, shelf.cache, place, state.cursor),
-        last=shelf.last.at[there].set(state.hidden, mode="drop"),
-        mean=shelf.mean,
+    there = jnp.where(suspended, place, swap.last.shape[0])
+    swap = Prefill(
+        cache=decoder.suspend(state.cache, swap.cache, place, state.cursor),
+        last=swap.last.at[there].set(state.hidden, mode="drop"),
+        mean=swap.mean,
     )
-    return dataclasses.replace(state, alive=state.alive & ~suspended), shelf
+    return dataclasses.replace(state, alive=state.alive & ~suspended), swap
 
 
 def decode_step(
@@ -229,7 +231,7 @@ def decode_step(
         top_probability=top_probability,
     )
     uniform = _uniforms(state.key, state.step, 2)
-    action, features = policy.step(observation, state.held, uniform[:, 1])
+    action, features = policy.step(observation, state.sequence_action, uniform[:, 1])
     logprob = model_logprob = None
     if logprobs:
         token, logprob, model_logprob = draw_scored(uniform[:, 0], logits, policy.actions[action], top_probability)
@@ -256,7 +258,7 @@ def decode_step(
         length=state.length + 1,
         step=state.step + 1,
         budget=state.budget,
-        held=state.held,
+        sequence_action=state.sequence_action,
         alive=state.alive & ~stopped & (state.remaining > 1),
         key=state.key,
     )

@@ -73,12 +73,12 @@ class Policy(Protocol):
         """The action a completion holds, int32 [N], chosen before its first token; uniform is float32 [N]."""
         ...
 
-    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Actions int32 [B], and the features [B, F] that they were chosen from (F = 0 where nothing is learnt).
 
         Args:
             observation: what is known now.
-            held: int32 [B], the actions that `begin` chose.
+            sequence_action: int32 [B], the actions that `begin` chose.
             uniform: float32 [B].
         """
         ...

@@ -4,11 +4,11 @@ The host's half of the loop: between two chunks it gives the rows of ended compl
 ring of cache columns is. What a chunk has drawn it takes in while the next one is computed.
 
 Attention costs by the column, and most completions are much shorter than the longest. So a rollout begins with a short ring.
-A completion that outgrows it is suspended: its entries are copied to a shelf, its row goes to another. When the shelf is full,
+A completion that outgrows it is suspended: its entries are copied to a swap space, its row goes to another. When that is full,
 or little else is left, all go over to a ring that holds the longest completion; and back, when few rows need it any more.
 
-Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Lanes`). A completion
-stays in the lane in which its prompt was prefilled, so nothing is sent between devices.
+Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Replicas`). A
+completion stays in the replica in which its prompt was prefilled, so nothing is sent between devices.
 """
 
 import reprlib
@@ -23,14 +23,14 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.decoding.trajectory import Drawn, Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, Batch, Shelf, lane_of, prefill_width, round_up, waves
+from adaptive_jax.decoding.waiting import Admissions, Batch, SwapSpace, prefill_batches, prefill_width, replica_of, round_up
 from adaptive_jax.lm.decoder import Decoder
-from adaptive_jax.parallel import Lanes
+from adaptive_jax.parallel import Replicas
 
 SHORT_SHARE = 4  # the short ring leaves a completion a quarter of the longest budget; there is none
 SHORT_BUDGET = 64  # where that would be fewer tokens than this
 WORTH_CHANGING = 0.6  # and none where it is more than this share of the long one: prompts are most of it
-FEW_ROWS = 16  # with fewer rows a lane there is nothing to gain from fewer still
+FEW_ROWS = 16  # with fewer rows a replica there is nothing to gain from fewer still
 WORTHWHILE = 128  # steps that must be left to take fewer rows: another number of rows is another compilation
 
 
@@ -87,8 +87,8 @@ def rollout(
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
     chunk = min(chunk, max(prompt.budget for prompt in prompts))  # all rows would be dead in the steps beyond
-    given = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, logprobs, on_progress, on_ended
-    return _Rollout(*given).run()
+    arguments = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, logprobs, on_progress, on_ended
+    return _Rollout(*arguments).run()
 
 
 class _Rollout:
@@ -111,23 +111,23 @@ class _Rollout:
         on_progress: Callable[[int], None] | None,
         on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
     ):
-        self._lanes = lanes = Lanes.of(decoder)
+        self._replicas = replicas = Replicas.of(decoder)
         self._decoder, self._chunk, self._prompts, self._logprobs = decoder, chunk, prompts, logprobs
         self._on_progress, self._on_ended = on_progress, on_ended
         self._drawn: tuple[loop.StepOutput, Drawn, np.ndarray] | None = None  # of a chunk, and the completions that ended in it
         stops = jnp.asarray(stop_ids, jnp.int32)
-        self._policy, self._key, self._stop_ids = lanes.replicate((policy, key, stops))
-        self._admissions = Admissions(lanes, prompts, completions, key)
+        self._policy, self._key, self._stop_ids = replicas.replicate((policy, key, stops))
+        self._admissions = Admissions(replicas, prompts, completions, key)
         self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids, logprobs)
         self._unstarted = len(prompts) * completions  # completions that have had no row yet
-        rows = -(-min(rows, self._unstarted) // lanes.count)  # of each lane
-        self._waves = waves(decoder, lanes, prompts, completions, -(-rows // completions))
-        self._started: deque[Batch] = deque()  # waves of which some completions wait
-        self._next_wave()
+        rows = -(-min(rows, self._unstarted) // replicas.count)  # of each replica
+        self._prefill_batches = prefill_batches(decoder, replicas, prompts, completions, -(-rows // completions))
+        self._started: deque[Batch] = deque()  # batches of which some completions wait
+        self._prefill_next()
         last = self._started[0].prefill.last
-        self._hidden = last[:1] if lanes.mesh is None else last[:, :1]  # a model for the shape of hidden states
+        self._hidden = last[:1] if replicas.mesh is None else last[:, :1]  # a model for the shape of hidden states
         self._resumable: deque[Batch] = deque()  # suspended completions that fit the ring
-        self._shelf: Shelf | None = None  # those that have outgrown it
+        self._swap_space: SwapSpace | None = None  # those that have outgrown it
         self._parked: list[Batch] = []  # those that were too long for it at its start
         width, budget = prefill_width(longest), max(prompt.budget for prompt in prompts)
         self._long = round_up(width + budget)
@@ -148,7 +148,7 @@ class _Rollout:
             if not self._busy.any():
                 self._take_in()
                 return self._harvest.build()
-            self._state, outputs = self._lanes.call(
+            self._state, outputs = self._replicas.call(
                 loop.decode_chunk,
                 (self._decoder, self._policy, self._stop_ids),
                 (self._state, self._waiting()),
@@ -158,8 +158,8 @@ class _Rollout:
                 logprobs=self._logprobs,
             )
             self._take_in()  # what the chunk before has drawn, while this one is computed
-            drawn = self._harvest.count(self._lanes.join(outputs.alive, 1), self._row)
-            over = np.flatnonzero(self._busy & ~self._lanes.join(self._state.alive))
+            drawn = self._harvest.count(self._replicas.join(outputs.alive, 1), self._row)
+            over = np.flatnonzero(self._busy & ~self._replicas.join(self._state.alive))
             self._drawn = outputs, drawn, self._row[over]
             self._row[over] = -1
             ended += len(over)
@@ -172,18 +172,18 @@ class _Rollout:
             return
         outputs, drawn, over = self._drawn
         self._drawn = None
-        outputs = jax.tree.map(lambda x: self._lanes.join(x, 1), outputs)
+        outputs = jax.tree.map(lambda x: self._replicas.join(x, 1), outputs)
         self._check_finite(outputs, drawn)
         self._harvest.store(outputs, drawn)
         if self._on_ended is not None and len(over):
             self._on_ended(over, *self._harvest.completions(over))
 
     def _waiting(self) -> np.ndarray:
-        """int32 [lanes], how many completions each lane has for rows that fall free; a scalar where there is one lane."""
-        count, known = self._lanes.count, [*self._started, *self._resumable]
+        """int32 [replicas], how many completions each replica has for rows that fall free; a scalar for one replica."""
+        count, known = self._replicas.count, [*self._started, *self._resumable]
         later = self._unstarted - sum(len(batch.completions) for batch in self._started)  # not prefilled yet
-        waiting = sum((batch.per_lane(count) for batch in known), np.full(count, later // count)).astype(np.int32)
-        return waiting if self._lanes.mesh is not None else waiting[0]
+        waiting = sum((batch.per_replica(count) for batch in known), np.full(count, later // count)).astype(np.int32)
+        return waiting if self._replicas.mesh is not None else waiting[0]
 
     def _check_finite(self, outputs: loop.StepOutput, drawn: Drawn) -> None:
         """Raises FloatingPointError where a completion drew from logits that are not finite (see `summary`)."""
@@ -197,10 +197,10 @@ class _Rollout:
             )
 
     def _start(self, rows: int, size: int) -> None:
-        """`rows` rows in each lane, without completions, over a ring of `size` columns."""
+        """`rows` rows in each replica, without completions, over a ring of `size` columns."""
         self._size = size
-        self._row = np.full(rows * self._lanes.count, -1)  # the completion that each row works on
-        self._state = self._lanes.call(loop.empty_state, (self._decoder, self._key), (self._hidden,), rows=rows, size=size)
+        self._row = np.full(rows * self._replicas.count, -1)  # the completion that each row works on
+        self._state = self._replicas.call(loop.empty_state, (self._decoder, self._key), (self._hidden,), rows=rows, size=size)
 
     @property
     def _busy(self) -> np.ndarray:
@@ -212,17 +212,17 @@ class _Rollout:
         return self._admissions.prompt_lengths[completions] + budgets
 
     def _fill(self) -> None:
-        """Give the free rows to waiting completions of their lanes: suspended ones first."""
+        """Give the free rows to waiting completions of their replicas: suspended ones first."""
         while any(map(len, free := self._free())):
             if not self._admit(self._resumable, free):
                 while not self._admit(self._started, free):
-                    if not self._next_wave():
+                    if not self._prefill_next():
                         return
 
     def _free(self) -> list[np.ndarray]:
-        """The free rows of each lane."""
-        lanes = np.split(np.arange(len(self._row)), self._lanes.count)
-        return [rows[self._row[rows] < 0] for rows in lanes]
+        """The free rows of each replica."""
+        replicas = np.split(np.arange(len(self._row)), self._replicas.count)
+        return [rows[self._row[rows] < 0] for rows in replicas]
 
     def _admit(self, waiting: deque[Batch], free: list[np.ndarray]) -> bool:
         """Give rows to the completions of one of the batches that wait; False if there's a row for none of them."""
@@ -236,19 +236,19 @@ class _Rollout:
             self._unstarted -= len(rows) if waiting is self._started else 0
             self._row[rows] = taken.completions
             admission = self._admissions.of(taken, rows, len(self._row), self._harvest)
-            self._state = self._lanes.call(
+            self._state = self._replicas.call(
                 loop.admit, (self._decoder, self._policy), (self._state, batch.prefill, admission), donate=1
             )
             return True
         return False
 
-    def _next_wave(self) -> bool:
+    def _prefill_next(self) -> bool:
         """Prefill more prompts; False if there are no more."""
-        wave = next(self._waves, None)
-        if wave is not None:
-            self._harvest.prompt_tokens += wave.prompt_tokens
-            self._started.append(wave)
-        return wave is not None
+        batch = next(self._prefill_batches, None)
+        if batch is not None:
+            self._harvest.prompt_tokens += batch.prompt_tokens
+            self._started.append(batch)
+        return batch is not None
 
     def _suspend_outgrown(self) -> None:
         """Take completions that need more columns than the ring has out of their rows; a longer ring if there are too many."""
@@ -256,28 +256,28 @@ class _Rollout:
         outgrown = outgrown[self._needs(self._row[outgrown]) > self._size]
         if not len(outgrown):
             return
-        if self._shelf is None:
-            self._shelf = Shelf(self._decoder, self._lanes, self._hidden, self._rows, self._size)
-        if self._shelf.has_room(self._lane(outgrown)):
-            self._suspend(outgrown, self._shelf)
+        if self._swap_space is None:
+            self._swap_space = SwapSpace(self._decoder, self._replicas, self._hidden, self._rows, self._size)
+        if self._swap_space.has_room(self._replica(outgrown)):
+            self._suspend(outgrown, self._swap_space)
         else:
             self._move(self._rows, self._long)
 
-    def _suspend(self, rows: np.ndarray, shelf: Shelf) -> None:
+    def _suspend(self, rows: np.ndarray, swap: SwapSpace) -> None:
         self._take_in()  # `Admissions.of` will be asked for their last tokens
         completions = self._row[rows]
-        self._admissions.remember(completions, self._lanes.join(self._state.held)[rows])
-        self._state = shelf.add(self._state, rows, completions)
+        self._admissions.remember(completions, self._replicas.join(self._state.sequence_action)[rows])
+        self._state = swap.add(self._state, rows, completions)
         self._row[rows] = -1
 
     def _better_layout(self) -> tuple[int, int] | None:
-        """Rows of a lane and columns of a ring that suits what is left better, or None. Called when rows are filled."""
+        """Rows of a replica and columns of a ring that suits what is left better, or None. Called when rows are filled."""
         rows, active = self._rows, self._row[self._busy]
-        busy = np.bincount(self._lane(np.flatnonzero(self._busy)), minlength=self._lanes.count)
-        suspended = sum((batch.per_lane(self._lanes.count) for batch in self._parked), np.zeros_like(busy))
-        if self._shelf is not None:
-            suspended = suspended + self._shelf.batch().per_lane(self._lanes.count)
-        idle = 4 * busy.sum() <= 3 * len(self._row)  # nothing else waits, or in a few lanes only
+        busy = np.bincount(self._replica(np.flatnonzero(self._busy)), minlength=self._replicas.count)
+        suspended = sum((batch.per_replica(self._replicas.count) for batch in self._parked), np.zeros_like(busy))
+        if self._swap_space is not None:
+            suspended = suspended + self._swap_space.batch().per_replica(self._replicas.count)
+        idle = 4 * busy.sum() <= 3 * len(self._row)  # nothing else waits, or in a few replicas only
         if suspended.any() and idle:
             while rows >= FEW_ROWS and 4 * (busy + suspended).max() <= rows:
                 rows //= 4
@@ -292,34 +292,36 @@ class _Rollout:
 
     @property
     def _rows(self) -> int:
-        """Rows of a lane."""
-        return len(self._row) // self._lanes.count
+        """Rows of a replica."""
+        return len(self._row) // self._replicas.count
 
-    def _lane(self, rows: np.ndarray) -> np.ndarray:
-        return lane_of(rows, len(self._row), self._lanes)
+    def _replica(self, rows: np.ndarray) -> np.ndarray:
+        return replica_of(rows, len(self._row), self._replicas)
 
     def _move(self, rows: int, size: int) -> None:
-        """Go on with `rows` rows in each lane over a ring of `size` columns; completions that do not fit it are suspended."""
+        """Go on with `rows` rows in each replica over a ring of `size` columns; completions that do not fit are suspended."""
         active = np.flatnonzero(self._busy)
         fits = self._needs(self._row[active]) <= size
         parked, self._parked = self._parked, []
-        if self._shelf is not None:
-            parked.append(self._shelf.batch())
-            self._shelf = None
+        if self._swap_space is not None:
+            parked.append(self._swap_space.batch())
+            self._swap_space = None
         if fits.any():
             moved = self._shelved(active[fits], self._rows, min(size, self._size))
             parked.append(moved)
         self._resumable.extend(parked)
         if not fits.all():
             left = active[~fits]
-            places, most = self._rows // 8, int(np.bincount(self._lane(left)).max())
-            if most > places:  # a lane may have more than its part; as wide as the long ring, room for all would be another one
+            places, most = self._rows // 8, int(np.bincount(self._replica(left)).max())
+            if (
+                most > places
+            ):  # a replica may have more than its part; as wide as the long ring, room for all would be another one
                 places = min(1 << (most - 1).bit_length(), self._rows)
             self._parked.append(self._shelved(left, places, self._size))
         del self._state  # before the next one needs the memory
         self._start(rows, size)
 
     def _shelved(self, rows: np.ndarray, places: int, width: int) -> Batch:
-        shelf = Shelf(self._decoder, self._lanes, self._hidden, places, width)
-        self._suspend(rows, shelf)
-        return shelf.batch()
+        swap = SwapSpace(self._decoder, self._replicas, self._hidden, places, width)
+        self._suspend(rows, swap)
+        return swap.batch()

@@ -1,4 +1,4 @@
-"""Completions that wait for a row: those of prompts that were prefilled together, and suspended ones on a shelf."""
+"""Completions that wait for a row: those of prompts that were prefilled together, and suspended ones in the swap space."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
-from adaptive_jax.parallel import Lanes
+from adaptive_jax.parallel import Replicas
 
 BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
 
@@ -29,18 +29,18 @@ def prefill_width(count: int) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions that lie in one `Prefill`; each can only be given a row of the lane that it lies in.
+    """Completions that lie in one `Prefill`; each can only be given a row of the replica that it lies in.
 
     Attributes:
         completions: int [M], their numbers.
-        lanes: int [M], the lane that each lies in.
-        places: int [M], where in the lane's prefill; a lane's completions of one prompt share a place.
-        prefill: their entries, on the devices of the lanes.
+        replicas: int [M], the replica that each lies in.
+        places: int [M], where in the replica's prefill; a replica's completions of one prompt share a place.
+        prefill: their entries, on the devices of the replicas.
         prompt_tokens: tokens that were computed for it.
     """
 
     completions: np.ndarray
-    lanes: np.ndarray
+    replicas: np.ndarray
     places: np.ndarray
     prefill: Prefill
     prompt_tokens: int = 0
@@ -49,109 +49,111 @@ class Batch:
         """The first completions for which a row is free, a row int [M] for each, and the other completions.
 
         Args:
-            free: for each lane, its free rows.
+            free: for each replica, its free rows.
         """
         rows = np.full(len(self.completions), -1)
-        for lane, its_rows in enumerate(free):
-            own = np.flatnonzero(self.lanes == lane)[: len(its_rows)]
+        for replica, its_rows in enumerate(free):
+            own = np.flatnonzero(self.replicas == replica)[: len(its_rows)]
             rows[own] = its_rows[: len(own)]
         return self._only(rows >= 0), rows[rows >= 0], self._only(rows < 0)
 
-    def per_lane(self, count: int) -> np.ndarray:
-        """int [count], how many of the completions are in each lane."""
-        return np.bincount(self.lanes, minlength=count)
+    def per_replica(self, count: int) -> np.ndarray:
+        """int [count], how many of the completions are in each replica."""
+        return np.bincount(self.replicas, minlength=count)
 
     def _only(self, members: np.ndarray) -> "Batch":
-        return Batch(self.completions[members], self.lanes[members], self.places[members], self.prefill)
+        return Batch(self.completions[members], self.replicas[members], self.places[members], self.prefill)
 
 
-def waves(decoder: Decoder, lanes: Lanes, prompts: Sequence[Prompt], completions: int, width: int) -> Iterator[Batch]:
-    """Prefill the prompts, up to `width` at a time in each lane: only those that are about to start occupy memory.
+def prefill_batches(
+    decoder: Decoder, replicas: Replicas, prompts: Sequence[Prompt], completions: int, width: int
+) -> Iterator[Batch]:
+    """Prefill the prompts, up to `width` at a time in each replica: only those that are about to start occupy memory.
 
     Long budgets come first, so that what is left when no completion waits any more is short; then prompts of like length
-    together. A wave's prompts go round the lanes; where there are fewer of them than lanes, each is in several, with a part of
-    its completions.
+    together. A batch's prompts go round the replicas; where there are fewer of them than replicas, each is in several, with a
+    part of its completions.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
-    parts = np.array_split(np.arange(completions), max(min(lanes.count // len(prompts), completions), 1))
+    parts = np.array_split(np.arange(completions), max(min(replicas.count // len(prompts), completions), 1))
     pieces = [(index, index * completions + part) for index in order for part in parts]
-    width = min(width, -(-len(pieces) // lanes.count))
-    count = lanes.count * width
+    width = min(width, -(-len(pieces) // replicas.count))
+    count = replicas.count * width
     for start in range(0, len(pieces), count):
         members, owned = zip(*pieces[start : start + count], strict=True)
         columns = prefill_width(max(len(prompts[i].tokens) for i in members))
         tokens = np.zeros((count, columns), np.int32)
-        lengths = np.ones(count, np.int32)  # rows that pad the last wave are one-token prompts that nobody reads
-        lane, place = np.arange(len(members)) % lanes.count, np.arange(len(members)) // lanes.count
-        for row, index in zip((lane * width + place).tolist(), members, strict=True):
+        lengths = np.ones(count, np.int32)  # rows that pad the last batch are one-token prompts that nobody reads
+        replica, place = np.arange(len(members)) % replicas.count, np.arange(len(members)) // replicas.count
+        for row, index in zip((replica * width + place).tolist(), members, strict=True):
             ids = prompts[index].tokens
             tokens[row, columns - len(ids) :] = ids
             lengths[row] = len(ids)
         yield Batch(
             completions=np.concatenate(owned),
-            lanes=np.repeat(lane, [len(part) for part in owned]),
+            replicas=np.repeat(replica, [len(part) for part in owned]),
             places=np.repeat(place, [len(part) for part in owned]),
-            prefill=lanes.call(loop.prefill, (decoder,), (lanes.split(tokens), lanes.split(lengths))),
+            prefill=replicas.call(loop.prefill, (decoder,), (replicas.split(tokens), replicas.split(lengths))),
             prompt_tokens=sum(len(prompts[i].tokens) for i in members),
         )
 
 
-class Shelf:
+class SwapSpace:
     """Room for suspended completions.
 
     Args:
-        lanes: where they are.
-        places, width: how many completions of each lane, and how many entries of each.
-        hidden: [.., D] in each lane, of the width and dtype of hidden states.
+        replicas: where they are.
+        places, width: how many completions of each replica, and how many entries of each.
+        hidden: [.., D] in each replica, of the width and dtype of hidden states.
     """
 
-    def __init__(self, decoder: Decoder, lanes: Lanes, hidden: jax.Array, places: int, width: int):
-        self._prefill = lanes.call(loop.empty_shelf, (decoder,), (hidden,), places=places, width=width)
-        self._decoder, self._lanes, self._room = decoder, lanes, np.full(lanes.count, places)
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # completions, their lanes and places
+    def __init__(self, decoder: Decoder, replicas: Replicas, hidden: jax.Array, places: int, width: int):
+        self._prefill = replicas.call(loop.empty_swap_space, (decoder,), (hidden,), places=places, width=width)
+        self._decoder, self._replicas, self._room = decoder, replicas, np.full(replicas.count, places)
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # completions, their replicas and places
 
-    def has_room(self, lanes: np.ndarray) -> bool:
-        """Whether completions in lanes int [M] find room."""
-        return bool(np.all(np.bincount(lanes, minlength=len(self._room)) <= self._room))
+    def has_room(self, replicas: np.ndarray) -> bool:
+        """Whether completions in replicas int [M] find room."""
+        return bool(np.all(np.bincount(replicas, minlength=len(self._room)) <= self._room))
 
     def add(self, state: loop.DecodeState, rows: np.ndarray, completions: np.ndarray) -> loop.DecodeState:
         """Suspend the completions of rows int [M]; returns the state without them. The one given is donated."""
         total = state.alive.size
-        lanes, place = lane_of(rows, total, self._lanes), np.full(total, -1, np.int32)
+        replicas, place = replica_of(rows, total, self._replicas), np.full(total, -1, np.int32)
         taken = np.concatenate([np.zeros(0, int), *(own for _, own, _ in self._parts)])
-        for lane in np.unique(lanes):
-            own = rows[lanes == lane]
-            place[own] = np.sum(taken == lane) + np.arange(len(own))
-        self._room -= np.bincount(lanes, minlength=len(self._room))
-        self._parts.append((completions, lanes, place[rows]))
-        state, self._prefill = self._lanes.call(
-            loop.suspend, (self._decoder,), (state, self._prefill, self._lanes.split(place)), donate=2
+        for replica in np.unique(replicas):
+            own = rows[replicas == replica]
+            place[own] = np.sum(taken == replica) + np.arange(len(own))
+        self._room -= np.bincount(replicas, minlength=len(self._room))
+        self._parts.append((completions, replicas, place[rows]))
+        state, self._prefill = self._replicas.call(
+            loop.suspend, (self._decoder,), (state, self._prefill, self._replicas.split(place)), donate=2
         )
         return state
 
     def batch(self) -> Batch:
         """What is on it now; what is added later donates its entries."""
-        completions, lanes, places = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        return Batch(completions, lanes, places, self._prefill)
+        completions, replicas, places = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        return Batch(completions, replicas, places, self._prefill)
 
 
-def lane_of(rows: np.ndarray, total: int, lanes: Lanes) -> np.ndarray:
-    """int [M], the lanes of rows int [M] out of `total`."""
-    return rows // (total // lanes.count)
+def replica_of(rows: np.ndarray, total: int, replicas: Replicas) -> np.ndarray:
+    """int [M], the replicas of rows int [M] out of `total`."""
+    return rows // (total // replicas.count)
 
 
 class Admissions:
     """What `loop.admit` is told of completions, at their start or when they go on.
 
     Args:
-        lanes: where the rows are.
+        replicas: where the rows are.
         prompts: N / G of them; completion n is number n % G of prompt n // G.
         completions: G.
         key: the rollout's.
     """
 
-    def __init__(self, lanes: Lanes, prompts: Sequence[Prompt], completions: int, key: jax.Array):
-        self._lanes = lanes
+    def __init__(self, replicas: Replicas, prompts: Sequence[Prompt], completions: int, key: jax.Array):
+        self._replicas = replicas
         digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
         first = np.repeat([p.first_completion for p in prompts], completions)
         self._index = (first + np.tile(np.arange(completions), len(prompts))).astype(np.int32)
@@ -160,11 +162,11 @@ class Admissions:
         self._samples = completions
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-        self._held = np.full(len(self._index), -1, np.int32)
+        self._sequence_action = np.full(len(self._index), -1, np.int32)
 
-    def remember(self, completions: np.ndarray, held: np.ndarray) -> None:
+    def remember(self, completions: np.ndarray, sequence_action: np.ndarray) -> None:
         """Completions int [M] are suspended, and hold these actions, int [M]."""
-        self._held[completions] = held
+        self._sequence_action[completions] = sequence_action
 
     def of(self, batch: Batch, rows: np.ndarray, count: int, harvest: TrajectoryBuilder) -> loop.Admission:
         """The completions of a batch, [M], for the rows int [M] of `count`; `harvest` knows what they have drawn."""
@@ -181,10 +183,10 @@ class Admissions:
             token=per_row(np.where(step > 0, harvest.last_tokens(own), self._last[own])),
             length=per_row(self.prompt_lengths[own] + step),
             step=per_row(step),
-            held=per_row(self._held[own]),
+            sequence_action=per_row(self._sequence_action[own]),
             completion=per_row(self._index[own]),
             budget=per_row(self.budgets[own]),
             samples=per_row(np.full(len(own), self._samples), 1),
             key=self._keys[per_row(own)],
         )
-        return self._lanes.split(admission)
+        return self._replicas.split(admission)

@@ -9,9 +9,9 @@ import numpy as np
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.samples import NONE, samples_of
 from adaptive_jax.evaluation.statistics import pass_at_k
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.parallel import gather, rows_here, share, total
 from adaptive_jax.policies.fixed import InTurn
 from adaptive_jax.tasks.problem import VERDICTS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.environment import Environment
+from adaptive_jax.environment import Environment
 from adaptive_jax.parallel import exchange
 
 KEPT = 20  # completions of each verdict

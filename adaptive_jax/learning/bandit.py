@@ -20,11 +20,10 @@ from flax import struct
 
 from adaptive_jax.decoding import embedding
 from adaptive_jax.decoding.policy import PromptObservation
-from adaptive_jax.learning.environment import Environment
+from adaptive_jax.environment import Environment
 from adaptive_jax.learning.lpo import Preferences, Rule, lpo_update
-from adaptive_jax.learning.reinforce import Decisions, reinforce_update
+from adaptive_jax.learning.reinforce import Decisions, Metrics, reinforce_update
 from adaptive_jax.policies.sequence import SequenceAdapter
-from adaptive_jax.runs.directory import Metrics
 
 
 @struct.dataclass

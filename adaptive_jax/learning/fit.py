@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.evaluate import score_actions
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.lpo import Rule
+from adaptive_jax.learning.reinforce import Metrics
 from adaptive_jax.learning.train import TrainSettings, check_binary, first_state
 from adaptive_jax.learning.train import train as train_token
 from adaptive_jax.policies.sequence import SequenceAdapter
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
-from adaptive_jax.runs.directory import Metrics
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
@@ -79,8 +79,8 @@ def train(
     for asked in (environment, validation):
         if asked is not None:
             asked.check(max(budgets), rows=rows, completions=tries)
-    given = {"updates": updates, "prompts": prompts, "learning_rate": learning_rate, "entropy_bonus": entropy_bonus}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    chosen = {"updates": updates, "prompts": prompts, "learning_rate": learning_rate, "entropy_bonus": entropy_bonus}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if isinstance(policy, SequenceAdapter):
         counts = tuple(k for k in SAMPLES if k <= completions) if samples is None else (samples,)
         bandit = BanditSettings(samples=counts, rule=rule, seed=seed, **options)

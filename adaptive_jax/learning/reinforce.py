@@ -14,6 +14,8 @@ from flax import nnx, struct
 
 from adaptive_jax.parallel import summed
 
+Metrics = dict[str, Any]  # what an update or a validation measured, by name
+
 
 class LearntPolicy(Protocol):
     """A policy whose action probabilities can be recomputed from features."""

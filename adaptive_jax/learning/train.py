@@ -20,13 +20,12 @@ from flax import struct
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.environment import Environment
+from adaptive_jax.digest import tree_digest
+from adaptive_jax.environment import Environment
 from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
-from adaptive_jax.learning.reinforce import pad_decisions, pass_advantages, reinforce_update
-from adaptive_jax.parallel import Lanes, rows_here, share, total
+from adaptive_jax.learning.reinforce import Metrics, pad_decisions, pass_advantages, reinforce_update
+from adaptive_jax.parallel import Replicas, rows_here, share, total
 from adaptive_jax.policies.token import TokenAdapter
-from adaptive_jax.runs.directory import Metrics
-from adaptive_jax.runs.records import tree_digest
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +94,8 @@ class TrainState:
         total_skipped: how many were skipped at all.
         best: the policy that validated best so far; without validation problems, the policy as it is.
         best_reward: what it validated at; -inf before the first validation.
-        upcoming: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and its key.
-            It follows from the settings and is here to be compared.
+        next_batch_digest: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and
+            its key. It follows from the settings and is here to be compared.
     """
 
     adapter: TokenAdapter
@@ -106,7 +105,7 @@ class TrainState:
     total_skipped: int
     best: TokenAdapter
     best_reward: np.ndarray
-    upcoming: np.ndarray
+    next_batch_digest: np.ndarray
 
 
 def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) -> TrainState:
@@ -123,11 +122,11 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) 
         raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
     opt_state = _adam(settings.learning_rate).init(adapter.params)
     nothing = np.array(-np.inf)
-    return TrainState(adapter, opt_state, 0, 0, 0, adapter, nothing, upcoming(questions, settings, 0))
+    return TrainState(adapter, opt_state, 0, 0, 0, adapter, nothing, next_batch_digest(questions, settings, 0))
 
 
-def upcoming(questions: int, settings: TrainSettings, update: int) -> np.ndarray:
-    """What an update draws, as a digest (`TrainState.upcoming`), after `update` updates."""
+def next_batch_digest(questions: int, settings: TrainSettings, update: int) -> np.ndarray:
+    """What an update draws, as a digest (`TrainState.next_batch_digest`), after `update` updates."""
     asked, budgets = draw_questions(questions, settings, update + 1)
     drawn = (asked, budgets, jax.random.key_data(_key(settings, update + 1)))
     return np.frombuffer(bytes.fromhex(tree_digest(drawn)), np.uint8)
@@ -157,7 +156,7 @@ def train(
         RewardFailed: the reward function failed on all of its first completions.
         FloatingPointError: the language model's logits were not finite.
     """
-    optimizer, lanes = _adam(settings.learning_rate), Lanes.of(environment.lm.decoder)
+    optimizer, replicas = _adam(settings.learning_rate), Replicas.of(environment.lm.decoder)
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(len(environment), settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
@@ -169,7 +168,7 @@ def train(
         learner = (state.adapter, state.opt_state)
         if settings.rule == "lpo":
             pairs = best_against_worst(features, actions, completion, rewards, valid)
-            learned = lanes.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
+            learned = replicas.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
         else:
             advantages = pass_advantages(rewards, valid, settings.samples)
             batch = pad_decisions(features, actions, advantages.reshape(-1)[completion])
@@ -178,7 +177,7 @@ def train(
             teach = (advantages != 0).any(axis=1)[completion // settings.completions]
             taught, decided = total(np.array([teach.sum(), max(len(teach), 1)], float))
             bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1)) * taught / decided
-            learned = lanes.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
+            learned = replicas.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
         adapter, opt_state, metrics = learned
         values = {"reward": rewards[valid], "feature": features, "loss": metrics["loss"]}
         values["gradient"] = metrics["gradient_norm"]
@@ -211,7 +210,7 @@ def train(
             total_skipped=state.total_skipped + bool(bad),
             best=best,
             best_reward=best_reward,
-            upcoming=upcoming(len(environment), settings, update),
+            next_batch_digest=next_batch_digest(len(environment), settings, update),
         )
         counted = {
             "reward": (rewards * valid).sum(),

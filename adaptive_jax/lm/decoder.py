@@ -54,17 +54,17 @@ class Decoder(Protocol):
         """
         ...
 
-    def suspend(self, cache: Any, shelf: Any, place: jax.Array, cursor: jax.Array) -> Any:
+    def suspend(self, cache: Any, swap: Any, place: jax.Array, cursor: jax.Array) -> Any:
         """Copy rows out of a ring, so that `insert` can bring them back as it brings prompts.
 
         Args:
             cache: a ring of S columns.
-            shelf: as `empty_cache` made it, of W <= S columns; a row's last W columns are kept, the newest one last.
-            place: int32 [rows], the shelf's row that each row is copied to; -1 for none.
+            swap: as `empty_cache` made it, of W <= S columns; a row's last W columns are kept, the newest one last.
+            place: int32 [rows], the swap space's row that each row is copied to; -1 for none.
             cursor: int32 scalar, the ring's next column to be written.
 
         Returns:
-            The shelf.
+            The swap space.
         """
         ...
 
@@ -146,22 +146,22 @@ class TransformerDecoder:
         cache = insert_all(insert_all(cache, _write_around, wraps), _write_straight, ~wraps)
         return split_cache(cache, self.mesh)
 
-    def suspend(self, cache: KVCache, shelf: KVCache, place: jax.Array, cursor: jax.Array) -> KVCache:
+    def suspend(self, cache: KVCache, swap: KVCache, place: jax.Array, cursor: jax.Array) -> KVCache:
         rows = jnp.nonzero(place >= 0, size=place.shape[0], fill_value=0)[0]
 
-        def suspend_one(index: jax.Array, shelf: KVCache) -> KVCache:
+        def suspend_one(index: jax.Array, swap: KVCache) -> KVCache:
             row = rows[index]
 
-            def copy(axis: int, ring: jax.Array, shelf: jax.Array) -> jax.Array:
+            def copy(axis: int, ring: jax.Array, swap: jax.Array) -> jax.Array:
                 own = jnp.roll(jax.lax.dynamic_slice_in_dim(ring, row, 1, 0), -cursor, axis)
-                newest = jax.lax.slice_in_dim(own, ring.shape[axis] - shelf.shape[axis], None, axis=axis)
-                return jax.lax.dynamic_update_slice_in_dim(shelf, newest, place[row], 0)
+                newest = jax.lax.slice_in_dim(own, ring.shape[axis] - swap.shape[axis], None, axis=axis)
+                return jax.lax.dynamic_update_slice_in_dim(swap, newest, place[row], 0)
 
-            keys = [copy(3, ring, kept) for ring, kept in zip(cache.keys, shelf.keys, strict=True)]
-            values = [copy(2, ring, kept) for ring, kept in zip(cache.values, shelf.values, strict=True)]
+            keys = [copy(3, ring, kept) for ring, kept in zip(cache.keys, swap.keys, strict=True)]
+            values = [copy(2, ring, kept) for ring, kept in zip(cache.values, swap.values, strict=True)]
             return KVCache(keys=tuple(keys), values=tuple(values))
 
-        return split_cache(jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, shelf), self.mesh)
+        return split_cache(jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, swap), self.mesh)
 
     def step(
         self, cache: KVCache, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array

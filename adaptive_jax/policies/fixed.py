@@ -32,8 +32,8 @@ class MixedPolicy:
         count = len(self.actions)
         return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
 
-    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return held, jnp.zeros((held.shape[0], 0), jnp.float32)
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return sequence_action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
 
 
 @struct.dataclass

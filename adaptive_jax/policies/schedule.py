@@ -33,7 +33,7 @@ class TokenSchedule:
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         return jnp.zeros(uniform.shape, jnp.int32)
 
-    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         triggered = jnp.any(observation.token[:, None] == self.triggers[None, :], axis=1)
         action = jnp.where(triggered, len(self.actions) - 1, 0).astype(jnp.int32)
-        return action, jnp.zeros((held.shape[0], 0), jnp.float32)
+        return action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)

@@ -55,8 +55,8 @@ class SequenceAdapter:
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         return jnp.argmax(self.logits(self.features(prompt)), axis=-1).astype(jnp.int32)
 
-    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return held, jnp.zeros((held.shape[0], 0), jnp.float32)
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return sequence_action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
 
     def features(self, prompt: PromptObservation) -> jax.Array:
         """What the MLP sees, float32 [N, F].

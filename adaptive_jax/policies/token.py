@@ -54,7 +54,7 @@ class TokenAdapter:
     def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
         return jnp.zeros(uniform.shape, jnp.int32)
 
-    def step(self, observation: Observation, held: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = self.features(observation)
         logits = self.logits(features)
         if self.argmax:

@@ -22,6 +22,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.digest import tree_digest
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.rollouts.columns import GRADED, LOGPROBS, TYPES, table
@@ -29,7 +30,6 @@ from adaptive_jax.rollouts.requests import FIELDS, Request, from_file, from_prob
 from adaptive_jax.rollouts.shards import Shards
 from adaptive_jax.runs.adapters import load_adapter
 from adaptive_jax.runs.fingerprint import DIGITS, Fingerprint, code_fingerprint, model_fingerprint
-from adaptive_jax.runs.records import tree_digest
 from adaptive_jax.tasks.grading import rewarded
 from adaptive_jax.tasks.loading import load_problems
 from adaptive_jax.tasks.problem import Grade

@@ -21,7 +21,7 @@ import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
-from adaptive_jax.learning.environment import Cot, prompt, questions
+from adaptive_jax.environment import Cot, prompt, questions
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode
 from adaptive_jax.tasks.loading import Rows, file_rows, free_id, jsonl_rows

@@ -22,7 +22,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from adaptive_jax.parallel import by_chief
+from adaptive_jax.digest import tree_digest
+from adaptive_jax.parallel import on_main_process
 from adaptive_jax.runs.checkpoints import CHECKPOINTS, Checkpoints
 from adaptive_jax.runs.fingerprint import Fingerprint, FingerprintMismatch, check_fingerprint, check_processes
 from adaptive_jax.runs.machine import environment
@@ -33,7 +34,6 @@ from adaptive_jax.runs.records import (
     named_leaves,
     read_manifest,
     replace_leaves,
-    tree_digest,
 )
 from adaptive_jax.runs.stopping import Stop, Stopped
 from adaptive_jax.runs.sums import Sums
@@ -90,15 +90,15 @@ class RunDirectory:
             self._files = _Files(path, config, self.fingerprint, resume, allowed)
 
         check_processes(self.fingerprint)
-        by_chief(open_files)
+        on_main_process(open_files)
 
-    def stage(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]], *, given: Any = None) -> dict[str, np.ndarray]:
+    def stage(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]], *, inputs: Any = None) -> dict[str, np.ndarray]:
         """A stage that is computed in one go: what `compute` returns, or returned when the run was here before.
 
         Args:
             name: tells the run's stages apart.
             compute: what to do; may call `log`, and `stop.check` where it may be stopped.
-            given: a pytree of arrays that the result depends on besides the fingerprint, such as a trained policy.
+            inputs: a pytree of arrays that the result depends on besides the fingerprint, such as a trained policy.
 
         Raises:
             Stopped: the run has been asked to stop; what was computed meanwhile is not kept.
@@ -106,10 +106,10 @@ class RunDirectory:
         """
         checkpoints, digest = (
             Checkpoints.of(self.path, name),
-            by_chief(lambda: tree_digest(given)),
+            on_main_process(lambda: tree_digest(inputs)),
         )  # all compute anew, or none does
-        found = by_chief(checkpoints.newest)
-        if found is not None and found[1].facts.get("given") == digest:
+        found = on_main_process(checkpoints.newest)
+        if found is not None and found[1].facts.get("inputs") == digest:
             self._log_again(found[1])
             return found[1].arrays
         if found is not None:
@@ -120,10 +120,10 @@ class RunDirectory:
         self.stop.agree()
 
         def saved() -> dict[str, np.ndarray]:
-            checkpoints.save(0, result, self._facts(name, given=digest))
+            checkpoints.save(0, result, self._facts(name, inputs=digest))
             return result
 
-        return by_chief(saved)  # of several processes, all go on with the result that is on disk
+        return on_main_process(saved)  # of several processes, all go on with the result that is on disk
 
     def loop(
         self, name: str, start: StateT, steps: Callable[[StateT], Iterator[tuple[StateT, Metrics]]], *, every: int
@@ -142,7 +142,7 @@ class RunDirectory:
             FingerprintMismatch: the newest sound checkpoint is not one of such a state.
         """
         checkpoints, state, self._lines = Checkpoints.of(self.path, name), start, []
-        if (found := by_chief(checkpoints.newest)) is not None:
+        if (found := on_main_process(checkpoints.newest)) is not None:
             number, record = found
             try:
                 state = replace_leaves(start, record.arrays)
@@ -155,7 +155,7 @@ class RunDirectory:
         def save() -> None:
             nonlocal saved
             if state.update != saved:
-                by_chief(lambda: checkpoints.save(state.update, named_leaves(state), self._facts(name)))
+                on_main_process(lambda: checkpoints.save(state.update, named_leaves(state), self._facts(name)))
                 saved = state.update
 
         try:

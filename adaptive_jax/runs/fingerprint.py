@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from adaptive_jax.digest import tree_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.parallel import exchange
-from adaptive_jax.runs.records import tree_digest
 from adaptive_jax.tasks.problem import Problem
 
 Fingerprint = dict[str, Any]

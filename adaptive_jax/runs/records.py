@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from adaptive_jax.digest import leaf_name
 from adaptive_jax.parallel import machine_memory
 from adaptive_jax.runs.portable import DamagedRecord, NewerRecord, read_signed, signed
 
@@ -210,7 +211,7 @@ def named_leaves(tree: Any) -> dict[str, np.ndarray]:
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree as they are, by their paths in it."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replace_leaves(tree: TreeT, arrays: Mapping[str, np.ndarray]) -> TreeT:
@@ -220,7 +221,7 @@ def replace_leaves(tree: TreeT, arrays: Mapping[str, np.ndarray]) -> TreeT:
         ValueError: an array is missing, one too many, or of another shape or dtype; nothing is cast.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    wanted = {_name(path): leaf for path, leaf in leaves}
+    wanted = {leaf_name(path): leaf for path, leaf in leaves}
     if wanted.keys() != arrays.keys():
         raise ValueError(f"the arrays {sorted(wanted.keys() ^ arrays.keys())} are in one of checkpoint and program only")
     for name, leaf in wanted.items():
@@ -235,16 +236,6 @@ def file_digest(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def tree_digest(tree: Any) -> str:
-    """SHA-256 over the leaves of a pytree: names, dtypes, shapes and bytes; in hexadecimal."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)  # one leaf at a time on the host
-        digest.update(f"{_name(path)} {array.dtype.name} {np.shape(leaf)};".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -265,10 +256,6 @@ def _quiet_orbax() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _like(leaf: Any, value: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from adaptive_jax.decoding.loop import DecodeState, StepOutput, decode_step
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.environment import Cot, Environment
+from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.token import token_adapter

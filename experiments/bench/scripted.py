@@ -41,10 +41,10 @@ class ScriptedDecoder:
         end = jnp.where(source >= 0, prompts[1][source], cache[1])
         return self.inner.insert(cache[0], prompts[0], source, cursor), end
 
-    def suspend(self, cache: tuple, shelf: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
-        there = jnp.where(place >= 0, place, len(shelf[1]))
-        end = shelf[1].at[there].set(cache[1], mode="drop")
-        return self.inner.suspend(cache[0], shelf[0], place, cursor), end
+    def suspend(self, cache: tuple, swap: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
+        there = jnp.where(place >= 0, place, len(swap[1]))
+        end = swap[1].at[there].set(cache[1], mode="drop")
+        return self.inner.suspend(cache[0], swap[0], place, cursor), end
 
     def step(
         self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array

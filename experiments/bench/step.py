@@ -39,7 +39,7 @@ class _Decoding:
             token=zeros + 1,
             length=zeros + length,
             step=zeros,
-            held=zeros - 1,
+            sequence_action=zeros - 1,
             completion=zeros,
             budget=zeros + subject.new_tokens,
             samples=zeros + 1,

@@ -128,9 +128,9 @@ def test_a_completion_that_is_suspended_before_its_first_token_keeps_its_action(
     suspended_early = []
     suspend = loop.suspend
 
-    def spy(decoder: CountingLM, state: loop.DecodeState, shelf: Prefill, place: jax.Array) -> Any:
+    def spy(decoder: CountingLM, state: loop.DecodeState, swap: Prefill, place: jax.Array) -> Any:
         suspended_early.append(np.asarray(state.step)[np.asarray(place) >= 0].min())
-        return suspend(decoder, state, shelf, place)
+        return suspend(decoder, state, swap, place)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "suspend", spy)

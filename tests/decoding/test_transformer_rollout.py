@@ -82,13 +82,13 @@ def filled_cache(lm: LM, rows: int, size: int, seed: int) -> KVCache:
 @pytest.mark.parametrize("width", [4, 9])
 def test_suspend_takes_the_newest_entries_at_every_cursor(tiny: LM, width: int) -> None:
     size, place = 9, np.array([-1, 2, -1, 0], np.int32)
-    ring, shelf = filled_cache(tiny, 4, size, 0), filled_cache(tiny, 3, width, 1)
+    ring, swap = filled_cache(tiny, 4, size, 0), filled_cache(tiny, 3, width, 1)
     suspend = jax.jit(tiny.decoder.suspend)
     for cursor in range(size):
-        done = suspend(ring, shelf, jnp.asarray(place), jnp.int32(cursor))
+        done = suspend(ring, swap, jnp.asarray(place), jnp.int32(cursor))
         columns = (cursor - width + np.arange(width)) % size
         for layer in range(tiny.config.num_layers):
-            keys, values = np.array(shelf.keys[layer]), np.array(shelf.values[layer])
+            keys, values = np.array(swap.keys[layer]), np.array(swap.values[layer])
             for row in np.flatnonzero(place >= 0):
                 keys[place[row]] = np.asarray(ring.keys[layer])[row][:, :, columns]
                 values[place[row]] = np.asarray(ring.values[layer])[row][:, columns]

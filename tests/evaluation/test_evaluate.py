@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.evaluate import evaluate, score_actions
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.fixed import MixedPolicy, static
 from adaptive_jax.policies.token import TokenAdapter

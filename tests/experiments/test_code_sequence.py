@@ -13,7 +13,7 @@ import pytest
 from adaptive_jax.runs.directory import read_metrics
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.code_sequence import CodeSequence, main
-from experiments.common import asked_for
+from experiments.launching import exit_on_usage_error
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = {
@@ -122,7 +122,7 @@ def test_the_sandbox_is_recorded(folder: Path) -> None:
 def test_a_flag_that_cannot_be_is_named(
     flags: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended, asked_for():
+    with pytest.raises(SystemExit) as ended, exit_on_usage_error():
         main(CodeSequence(**{"model": "tiny", "train_limit": 8, "run_dir": tmp_path / "run"} | flags))
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_without_a_sandbox_the_experiment_refuses(
     from adaptive_jax.tasks import sandbox
 
     monkeypatch.setattr(sandbox, "tiers", lambda: {"bubblewrap": "not installed", "landlock": "too old"})
-    with pytest.raises(SystemExit) as ended, asked_for():
+    with pytest.raises(SystemExit) as ended, exit_on_usage_error():
         main(CodeSequence(model="tiny", train_limit=8, run_dir=tmp_path / "run"))
     assert ended.value.code == 2
     assert "--allow-unsandboxed" in capsys.readouterr().err

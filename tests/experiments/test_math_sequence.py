@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
+from adaptive_jax.environment import Question, questions
 from adaptive_jax.evaluation.evaluate import ActionScores
-from adaptive_jax.learning.environment import Question, questions
 from adaptive_jax.runs.directory import read_metrics
-from experiments.common import asked_for
+from experiments.launching import exit_on_usage_error
 from experiments.math_sequence import MathSequence, Part, kind, main
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_a_flag_that_cannot_be_is_named(
     bad.write_text(json.dumps({"actions": [{"temperature": -1}]}))
     if flags.get("actions") == Path("{bad}"):
         flags = {"actions": bad}
-    with pytest.raises(SystemExit) as ended, asked_for():
+    with pytest.raises(SystemExit) as ended, exit_on_usage_error():
         main(MathSequence(limit=4, train_limit=8, run_dir=tmp_path / "run", **flags))
     assert ended.value.code == 2
     assert message in capsys.readouterr().err

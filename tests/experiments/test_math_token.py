@@ -27,7 +27,7 @@ from adaptive_jax.runs.portable import read_portable
 from adaptive_jax.tasks.grading import grade_many
 from adaptive_jax.tasks.problem import Problem
 from experiments import math_token
-from experiments.common import launch
+from experiments.launching import launch
 
 ROOT = Path(__file__).parents[2]
 # Direct answers, so that every prompt is of one width, and few rows: few programs to compile.

@@ -10,8 +10,7 @@ import pytest
 import adaptive_jax as aj
 from adaptive_jax.tasks.problem import shared
 from experiments.asking import asked_digest
-from experiments.common import Splits
-from experiments.splits import TransferConfig, load_splits, parts_of
+from experiments.splits import Splits, TransferConfig, load_splits, parts_of
 
 LM = aj.load_lm("tiny")
 

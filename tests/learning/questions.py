@@ -8,7 +8,7 @@ import numpy as np
 
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.stop import StopTexts
-from adaptive_jax.learning.environment import Grading
+from adaptive_jax.environment import Grading
 from adaptive_jax.tasks.problem import Grade, Verdict
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.bandit import (
     BanditSettings,
@@ -19,7 +20,6 @@ from adaptive_jax.learning.bandit import (
     preferences,
     train_bandit,
 )
-from adaptive_jax.learning.environment import Environment
 from adaptive_jax.learning.reinforce import leave_one_out
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.policies.sequence import SequenceAdapter, sequence_adapter

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.environment import Grading
+from adaptive_jax.environment import Grading
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
 from adaptive_jax.learning.train import (
     TrainingDiverged,
@@ -139,7 +139,7 @@ def test_training_goes_on_from_any_state_as_if_nothing_had_happened() -> None:
     assert [state.update for state, _ in whole] == [1, 2, 3, 4, 5]
     assert [(state.skipped, state.total_skipped) for state, _ in whole] == [(0, 0), (1, 1), (2, 2), (0, 2), (0, 2)]
     fresh = first_state(untrained(), settings, 12)
-    assert len({state.upcoming.tobytes() for state, _ in [*whole, (fresh, {})]}) == 6
+    assert len({state.next_batch_digest.tobytes() for state, _ in [*whole, (fresh, {})]}) == 6
     for done in (1, 3, 5):
         start = replace_leaves(fresh, named_leaves(whole[done - 1][0]))
         environment = Failing(bad={2 - done, 3 - done})
@@ -272,7 +272,7 @@ def test_what_is_not_finite_stops_the_run(cause: str, named: str, monkeypatch: p
         state, metrics = next(run)
         assert not metrics["applied"]
         assert (state.skipped, metrics["skipped_updates"]) == (count, count)
-        counters = {"update": count, "skipped": count, "total_skipped": count, "upcoming": state.upcoming}
+        counters = {"update": count, "skipped": count, "total_skipped": count, "next_batch_digest": state.next_batch_digest}
         assert bits(state) == bits(first_state(untrained(), SETTINGS, 12).replace(**counters))
     expected = rf"3 updates in a row were skipped, the last one update 3; not finite: {named}\. Lower the learning rate"
     with pytest.raises(TrainingDiverged, match=expected) as diverged:

@@ -64,7 +64,7 @@ def admission(rows: int) -> loop.Admission:
         token=per_row(5),
         length=per_row(24),
         step=per_row(0),
-        held=per_row(-1),
+        sequence_action=per_row(-1),
         completion=per_row(0),
         budget=per_row(30),
         samples=per_row(1),
@@ -80,7 +80,7 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
 
     Returns:
         tokens [CHUNK, R]; the shapes of what each device holds of three caches: the empty ring, the ring after the chunk, and
-        the shelf; and the chunk's compiled program.
+        the swap space; and the chunk's compiled program.
     """
     decoder: Decoder = lm.decoder
     policy = aj.static(temperature=0.0)
@@ -96,10 +96,10 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     waiting = jnp.int32(0)
     program = chunk.lower(decoder, policy, STOP, state, waiting).compile().as_text()
     state, output = chunk(decoder, policy, STOP, state, waiting)
-    shelf = wrap(functools.partial(loop.empty_shelf, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
+    swap = wrap(functools.partial(loop.empty_swap_space, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
     place = jnp.array([0, -1, -1, 1], jnp.int32)
-    state, shelf = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, shelf, place)
-    return np.asarray(output.token), [empty_ring, parts(state.cache), parts(shelf.cache)], program
+    state, swap = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, swap, place)
+    return np.asarray(output.token), [empty_ring, parts(state.cache), parts(swap.cache)], program
 
 
 def communication(program: str) -> list[list[Any]]:

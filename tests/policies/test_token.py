@@ -31,8 +31,8 @@ def observe(rows: int, seed: int = 0) -> Observation:
 
 
 def draw(adapter: TokenAdapter, observation: Observation, uniform: np.ndarray) -> np.ndarray:
-    held = jnp.full(uniform.shape, 3, jnp.int32)
-    action, features = adapter.step(observation, held, jnp.asarray(uniform, jnp.float32))
+    sequence_action = jnp.full(uniform.shape, 3, jnp.int32)
+    action, features = adapter.step(observation, sequence_action, jnp.asarray(uniform, jnp.float32))
     np.testing.assert_array_equal(features, adapter.features(observation))
     assert action.dtype == jnp.int32
     return np.asarray(action)

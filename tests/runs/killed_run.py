@@ -40,7 +40,7 @@ def work(path: Path) -> None:
         "training", start, lambda state: train(environment, state, SETTINGS, validation=validation), every=1
     )
     save_adapter(path / "adapters" / "token-adapter-budget-seed0", state.adapter, fingerprint=run.fingerprint)
-    arrays = run.stage("closing", lambda: named_leaves(state.adapter.params), given=state.adapter)
+    arrays = run.stage("closing", lambda: named_leaves(state.adapter.params), inputs=state.adapter)
     means = {name: array.mean() for name, array in arrays.items()}
     run.write_json("results.json", {"means": means, "curve": [line["reward"] for line in curve]})
     run.close()

@@ -175,7 +175,7 @@ class Work:
         assert weights["none"].shape == (0,)
         state, lines = run.loop("Adding up", START.replace(total=jnp.float32(weights["weights"].sum())), steps, every=2)
         run.log(event="between")
-        return state, lines, run.stage("closing", closing, given=state)["score"].item()
+        return state, lines, run.stage("closing", closing, inputs=state)["score"].item()
 
 
 STEPS = [f"step {n}" for n in range(1, 7)]
@@ -264,7 +264,7 @@ def test_a_result_is_of_what_it_was_given(tmp_path: Path, caplog: pytest.LogCapt
         calls.append(1)
         return {"n": np.array(len(calls))}
 
-    found = [run.stage("same", compute, given=np.array(given))["n"] for given in (1.0, 1.0, 2.0, 2.0)]
+    found = [run.stage("same", compute, inputs=np.array(given))["n"] for given in (1.0, 1.0, 2.0, 2.0)]
     run.close()
     assert found == [1, 1, 2, 2]
     assert "same: what it depends on has changed" in caplog.text

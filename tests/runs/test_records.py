@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from adaptive_jax.digest import tree_digest
 from adaptive_jax.runs import records
 from adaptive_jax.runs.records import (
     DamagedRecord,
@@ -24,7 +25,6 @@ from adaptive_jax.runs.records import (
     read_manifest,
     read_record,
     replace_leaves,
-    tree_digest,
     write_record,
 )
 from tests.policies.adapters import random_adapter

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adaptive_jax import parallel
-from adaptive_jax.learning.environment import Cot, Environment, questions
+from adaptive_jax.environment import Cot, Environment, questions
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.prompts import render
 from adaptive_jax.tasks.loading import load_problems

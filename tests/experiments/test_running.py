@@ -1,36 +1,22 @@
-"""What experiments share: held-out problems stay out of training, and runs end in good order, whatever ends them."""
+"""Runs end in good order, whatever ends them."""
 
-import dataclasses
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from adaptive_jax.learning.train import TrainingDiverged, TrainSettings, TrainState, upcoming
-from adaptive_jax.policies.token import TokenAdapter
-from adaptive_jax.runs.checkpoints import Checkpoints
-from adaptive_jax.runs.directory import Metrics, RunDirectory
+from adaptive_jax.learning.train import TrainingDiverged
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, code_fingerprint
-from adaptive_jax.runs.records import NotWritten, tree_digest, write_record
-from experiments import common
-from experiments.common import Config, Progress, Splits, TrainingConfig, fingerprint_of, open_run, train_stage
-from tests.learning.questions import GreedyPath
-from tests.policies.adapters import small_adapter
-
-
-def test_budgets() -> None:
-    assert Config(budget=(64, 16, 64)).budgets == (16, 64)
-    assert Config().budgets == (48, 64, 96)
-    assert Config(model="smollm2").budgets == (256, 512, 1024)
-
-
-# How a run ends
-
+from adaptive_jax.runs.records import NotWritten
+from experiments import running
+from experiments.config import Config, TrainingConfig
+from experiments.progress import Progress
+from experiments.running import fingerprint_of, open_run
+from experiments.splits import Splits
 
 NOTHING = Splits([], [], [], [])
 
@@ -38,7 +24,7 @@ NOTHING = Splits([], [], [], [])
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingConfig:
     """Of a run whose model and problems do not matter."""
-    monkeypatch.setattr(common, "model_fingerprint", lambda lm: {"weights": str(lm)})
+    monkeypatch.setattr(running, "model_fingerprint", lambda lm: {"weights": str(lm)})
     return TrainingConfig(run_dir=tmp_path / "run", checkpoint_every=1)
 
 
@@ -105,45 +91,3 @@ def test_what_decides_the_numbers(config: TrainingConfig) -> None:
     assert {"experiment", "model", "updates", "seed", "rows", "weights", "training-problems", "code", "device"} <= set(found)
     assert not {"run-dir", "run_dir", "resume", "allow-changed", "checkpoint-every"} & set(found)
     assert found["code"] != code_fingerprint()["code"]  # that of the experiments counts, too
-
-
-SETTINGS = TrainSettings(updates=2, prompts=2, completions=4, budgets=(4,), rows=8)
-
-
-def trained(config: TrainingConfig) -> tuple[TokenAdapter, list[Metrics]]:
-    run, others = RunDirectory(config.run_dir, config, {}), {"validation": GreedyPath(3), "labels": {"method": "mine"}}
-    try:
-        return train_stage(run, "training", GreedyPath(5), small_adapter(2), SETTINGS, config, **others)
-    finally:
-        run.close()
-
-
-def counted(
-    environment: Any, state: TrainState, settings: TrainSettings, **others: Any
-) -> Iterator[tuple[TrainState, Metrics]]:
-    """In place of `train`: counts updates, and learns nothing."""
-    for update in range(state.update + 1, settings.updates + 1):
-        yield (
-            state.replace(update=update, upcoming=upcoming(len(environment), settings, update)),
-            {"update": update, "reward": 0},
-        )
-
-
-def test_a_training_stage_refuses_a_checkpoint_that_foresaw_other_draws(
-    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as after another version of NumPy, whose streams may differ: the fingerprint names that, and this sees it."""
-    monkeypatch.setattr(common, "train", counted)
-    adapter, curve = trained(config)
-    assert [(line["method"], line["update"]) for line in curve] == [("mine", 1), ("mine", 2)]
-    again, lines = trained(config)
-    assert lines == curve
-    assert tree_digest(again) == tree_digest(adapter)
-
-    checkpoints = Checkpoints(config.run_dir / "checkpoints" / "training")
-    _, record = checkpoints.newest()
-    record.arrays["upcoming"] = record.arrays["upcoming"] ^ 1
-    write_record(checkpoints.paths()[-1], record.arrays, record.facts)
-    with pytest.raises(FingerprintMismatch, match="training: update 3 would draw other questions, budgets or keys than before"):
-        trained(config)
-    trained(dataclasses.replace(config, allow_changed=("numpy",)))
