@@ -21,13 +21,16 @@ def main() -> int:
     audit.add_argument("--limit", type=int, help="how many problems at most; all without it")
     _rollout_flags(commands.add_parser("rollout", help="completions of many prompts as Parquet files; safe to kill"))
     export = commands.add_parser("export", help="an adapter as a directory that another library decodes with")
-    export.add_argument("source", type=Path, help="a run directory, or the directory of an adapter")
+    export.add_argument("source", help="a run directory, the directory of an adapter, or a hub id")
     export.add_argument("--to", choices=["transformers"], required=True, help="the library")
     export.add_argument("--out", type=Path, required=True, help="the directory to write")
     export.add_argument("--method", help="which of a run's adapters; the token adapter with budget without it")
     export.add_argument("--seed", type=int, help="which training seed; the first without it")
     export.add_argument("--model", help="the base model; that of the run without it")
     export.add_argument("--allow-changed", nargs="+", default=[], help="weights or tokenizer, where these may differ")
+    export.add_argument("--license", help="of the adapter; the one it has, or apache-2.0, without it")
+    export.add_argument("--push-to-hub", metavar="USER/NAME", help="upload the directory, too; HF_TOKEN or `hf auth login`")
+    export.add_argument("--private", action="store_true", help="a new repository on the hub is private")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     verbs = {
@@ -112,7 +115,13 @@ def _rollout(flags: argparse.Namespace) -> str:
 def _export(flags: argparse.Namespace) -> tuple[str, bool]:
     from adaptive_jax.export.transformers import export_transformers
     from adaptive_jax.runs.adapters import MAIN
+    from adaptive_jax.runs.hub import check_hub_id, upload
 
+    name = flags.push_to_hub
+    if name is not None:
+        check_hub_id(name)
+    elif flags.private:
+        raise ValueError("--private: give --push-to-hub USER/NAME, too")
     export_transformers(
         flags.source,
         flags.out,
@@ -120,11 +129,18 @@ def _export(flags: argparse.Namespace) -> tuple[str, bool]:
         seed=flags.seed,
         model=flags.model,
         allow_changed=flags.allow_changed,
+        license=flags.license,
+        repository=name,
     )
-    return (
-        f"{flags.out} is written: model.generate(**inputs, custom_generate={str(flags.out)!r}, trust_remote_code=True)\n",
-        True,
-    )
+    text = f"{flags.out} is written: model.generate(**inputs, custom_generate={str(flags.out)!r}, trust_remote_code=True)\n"
+    if name is not None:
+        try:
+            address = upload(flags.out, name, private=flags.private)
+        except (OSError, ValueError):
+            print(text, end="")
+            raise
+        text += f"{address} has it: custom_generate={name!r}, or aj.load_adapter({name!r})\n"
+    return text, True
 
 
 if __name__ == "__main__":

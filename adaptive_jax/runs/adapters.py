@@ -20,6 +20,7 @@ from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
 from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
+from adaptive_jax.runs.hub import download_adapter, is_hub_id
 from adaptive_jax.runs.portable import CONFIG, WEIGHTS, DamagedRecord, read_portable, write_portable
 from adaptive_jax.runs.records import (
     MANIFEST,
@@ -37,6 +38,8 @@ from adaptive_jax.runs.records import (
 EARLIER: dict[str, Any] = {"budget_encoding": "shares"}  # what adapters are that were saved before the field was
 ADAPTERS = "adapters"
 MAIN = "token-adapter-budget"
+
+ROW = ("metric", "cot", "budget", "value", "ci95", "n")  # what a row of results has at least
 
 Adapter = TokenAdapter | SequenceAdapter
 
@@ -61,7 +64,14 @@ _FIELDS: dict[str, dict[str, Sequence[Any]]] = {
 
 
 def save_adapter(
-    directory: str | Path, adapter: Adapter, lm: LM | None = None, *, fingerprint: Mapping[str, Any] | None = None
+    directory: str | Path,
+    adapter: Adapter,
+    lm: LM | None = None,
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] | None = None,
+    results: Sequence[Mapping[str, Any]] = (),
+    license: str | None = None,
 ) -> None:
     """Write an adapter, with its name, in place of the one that may be there: adapter.safetensors and adapter_config.json.
 
@@ -73,11 +83,20 @@ def save_adapter(
         adapter: a token or sequence adapter.
         lm: the model that it was trained with, which `load_adapter` then checks.
         fingerprint: of the run that trained it; holds the model's.
+        trained: how and on what it was trained, for whoever gets the adapter; JSON, such as {"dataset": "gsm8k"}.
+        results: rows with "metric", "cot", "budget", "value", "ci95" and "n", such as a run's results.json has; the model card
+            of an export shows them.
+        license: of the adapter, an identifier of the hub, such as "apache-2.0".
 
     Raises:
+        ValueError: a row of the results lacks a field.
         NotWritten: it cannot be written.
     """
+    for number, row in enumerate(results):
+        if missing := [field for field in ROW if field not in row]:
+            raise ValueError(f"row {number} of results has no {missing[0]!r}; a row has {', '.join(ROW)}")
     kind = "sequence" if isinstance(adapter, SequenceAdapter) else "token"
+    told = {"license": license, "trained": dict(trained or {}), "results": [dict(row) for row in results]}
     description = {
         "kind": kind,
         "name": Path(directory).name,
@@ -86,6 +105,7 @@ def save_adapter(
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
         "fingerprint": dict(fingerprint or (model_fingerprint(lm) if lm is not None else {})),
+        **{field: value for field, value in told.items() if value},
     }
     arrays = {name.removesuffix(_LEAF): array for name, array in named_leaves(adapter.params).items()}
     with replacing(Path(directory)) as partial:
@@ -99,27 +119,30 @@ def load_adapter(
     seed: int | None = None,
     lm: LM | None = None,
     allow_changed: Collection[str] = (),
+    revision: str | None = None,
 ) -> Adapter:
-    """The adapter of a run, ready to be a `policy`, once its files have been found to be what was written.
+    """An adapter, ready to be a `policy`, once its files have been found to be what was written.
 
     Args:
-        path: a run directory, or the directory of one adapter in it.
+        path: a run directory, the directory of one adapter, or "user/name" of the Hugging Face hub, if no directory is there.
         method: which of the run's adapters; the token adapter with budget, or such as "sequence-adapter-budget-all".
         seed: which training seed; the first by default.
         lm: the model that it is to be used with, to be checked against the one that it was trained with.
         allow_changed: "weights" or "tokenizer", where that may differ.
+        revision: a branch, a tag or a commit of the hub's repository; the newest of its main branch by default.
 
     Raises:
-        FileNotFoundError: there is no such adapter; the message lists those that there are.
+        FileNotFoundError: there is no such adapter; the message lists those that there are, or says why the hub gave none.
         DamagedRecord, NewerRecord: see `check_adapter`.
         FingerprintMismatch: it was trained with another model.
     """
-    directory = find_adapter(path, method=method, seed=seed)
+    directory = find_adapter(path, method=method, seed=seed, revision=revision)
     description, make, arrays = _checked(directory)
     if lm is not None:
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}
-        check_fingerprint(f"the adapter in {directory}", recorded, present, allow_changed)
+        base = f", which belongs to the model {name!r}," if (name := description.get("base_model")) else ""
+        check_fingerprint(f"the adapter in {directory}{base}", recorded, present, allow_changed)
     parameters = arrays()
     if unsound := [name for name, array in parameters.items() if not np.isfinite(array).all()]:
         raise DamagedRecord(f"{directory}: {unsound[0]} holds values that are not finite: train the adapter again")
@@ -130,9 +153,11 @@ def load_adapter(
     )
 
 
-def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = None) -> Path:
+def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = None, revision: str | None = None) -> Path:
     """The directory of an adapter, for the arguments of `load_adapter`; raises its FileNotFoundError."""
-    directory = Path(path)
+    directory = Path(path).expanduser()
+    if not directory.exists() and is_hub_id(directory.as_posix()):
+        return download_adapter(directory.as_posix(), revision)
     if not _is_adapter(directory):
         found = sorted(place.name for place in directory.glob(f"{ADAPTERS}/[!.]*") if _is_adapter(place))
         seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}

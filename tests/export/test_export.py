@@ -10,6 +10,7 @@ import pytest
 import adaptive_jax as aj
 from adaptive_jax.__main__ import main
 from adaptive_jax.runs.adapters import load_adapter
+from adaptive_jax.runs.fingerprint import model_fingerprint
 from tests.export.cases import KINDS, case, probabilities
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,23 +42,27 @@ def run(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
 def test_a_run_is_exported_with_its_results(lm: aj.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "run" / "adapters" / "token-adapter-budget-seed0"
     aj.save_adapter(place, case("centred"), lm)
-    config = {"experiment": "math_token", "model": "tiny", "dataset": "arithmetic"}
+    config = {"model": "tiny", "dataset": "/home/me/sums.jsonl", "run_dir": "/home/me/run"}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     shared = {"cot": "none", "metric": "pass@1", "budget": 48, "ci95": 0.03, "n": 1000}
     rows = [
         {"method": method, "value": value, **shared} for method, value in (("greedy", 0.2), ("token adapter, budget", 0.595))
     ]
-    (tmp_path / "run" / "results.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"experiment": "math_token", "rows": rows}))
     out = tmp_path / "out"
     for _ in range(2):  # the second takes the place of the first
         assert run(monkeypatch, str(tmp_path / "run"), "--out", str(out)) == 0
     described = json.loads((out / "adapter_config.json").read_text())
-    assert (described["base_model"], described["trained"], described["results"]) == ("tiny", config, rows[1:])
+    trained = {"model": "tiny", "dataset": "sums.jsonl", "experiment": "math_token"}  # and nobody's directories
+    assert (described["base_model"], described["trained"], described["results"]) == ("tiny", trained, rows[1:])
+    assert (described["name"], described["license"]) == (place.name, "apache-2.0")
+    assert described["fingerprint"].items() >= model_fingerprint(lm).items()
     loaded = load_adapter(out, lm=lm)
     np.testing.assert_array_equal(loaded.params["first"]["kernel"][...], case("centred").params["first"]["kernel"][...])
     card = (out / "README.md").read_text()
     assert "library_name: transformers" in card
-    assert "| pass@1 | none | 48 | 59.5% | ± 3.0 | 1000 |" in card
+    assert "On sums.jsonl, by math_token." in card
+    assert "| pass@1 | none | 48 | 59.5% | ± 3.0 | 1000 | 1 |" in card
     assert 'custom_generate="out", trust_remote_code=True, max_new_tokens=256' in card
     for file in (out / "custom_generate").iterdir():
         ast.parse(file.read_text())
