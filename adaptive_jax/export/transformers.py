@@ -38,7 +38,7 @@ def export_transformers(
     *,
     method: str = MAIN,
     seed: int | None = None,
-    model: str | None = None,
+    model: str | LM | None = None,
     allow_changed: Collection[str] = (),
     license: str | None = None,
     repository: str | None = None,
@@ -49,7 +49,7 @@ def export_transformers(
         source: a run directory, the directory of one adapter, or a hub id, as for `load_adapter`.
         out: where to; takes the place of an earlier export.
         method, seed: which of the run's adapters, as for `load_adapter`.
-        model: the base model, for `load_lm`; by default what the adapter or its run names.
+        model: the base model, or its name for `load_lm`; by default what the adapter or its run names.
         allow_changed: as for `load_adapter`.
         license: of the adapter, an identifier of the hub, such as "mit"; by default what the adapter has, or Apache 2.0.
         repository: hub id under which the model card says to use it; the directory's name by default.
@@ -67,7 +67,7 @@ def export_transformers(
         check_license(license)
     place = find_adapter(source, method=method, seed=seed)
     about = _about(place)
-    lm = _base_model(model, model or about["base_model"] or about["model"], place)
+    lm = model if isinstance(model, LM) else _base_model(model, model or about["base_model"] or about["model"], place)
     adapter = load_adapter(place, lm=lm, allow_changed=allow_changed)
     with replacing(out) as partial:
         save_adapter(partial / "adapter", adapter, lm, fingerprint=about["fingerprint"] | model_fingerprint(lm))

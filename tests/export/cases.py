@@ -73,7 +73,7 @@ def probabilities(
 def exported(kind: str, lm: aj.LM, path: Path) -> str:
     """The directory of an export of that adapter; below path."""
     aj.save_adapter(path / kind, case(kind, lm.config.hidden_size), lm)
-    export_transformers(path / kind, path / "out")
+    export_transformers(path / kind, path / "out", model=lm)
     return str(path / "out")
 
 

@@ -9,8 +9,7 @@ from tests.export.cases import TINY_WIDTH, case
 from tests.policies.adapters import with_random_head
 
 
-def test_each_prompt_gets_the_setting_that_its_completions_would_hold() -> None:
-    lm = aj.load_lm("tiny")
+def test_each_prompt_gets_the_setting_that_its_completions_would_hold(lm: aj.LM) -> None:
     settings = [aj.SamplingParams(0.0), aj.SamplingParams(0.7, top_p=0.9), aj.SamplingParams(1.25, top_k=8, min_p=0.05)]
     plain = [
         {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0},
@@ -30,8 +29,7 @@ def test_each_prompt_gets_the_setting_that_its_completions_would_hold() -> None:
     assert aj.choose(lm, [], adapter) == []
 
 
-def test_what_cannot_be_chosen_is_told() -> None:
-    lm = aj.load_lm("tiny")
+def test_what_cannot_be_chosen_is_told(lm: aj.LM) -> None:
     adapter = case("both")
     with pytest.raises(TypeError, match=r"prompts is a string: give a list"):
         aj.choose(lm, "5+7", adapter)

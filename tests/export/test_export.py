@@ -16,11 +16,6 @@ from tests.export.cases import KINDS, case, probabilities
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture(scope="module")
-def lm() -> aj.LM:
-    return aj.load_lm("tiny")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_actions_are_as_probable_as_under_transformers(lm: aj.LM, kind: str) -> None:
     """The adapters are those of the golden files: that portable adapters of then can be read is tested, too."""

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,10 @@ import adaptive_jax as aj
 from adaptive_jax.__main__ import main
 from adaptive_jax.runs.hub import download_adapter
 from tests.export.cases import case
-from tests.runs.fake_hub import TOKEN, FakeHub, fake_hub
+from tests.runs.fake_hub import TOKEN, FakeHub
 
 EXPORTED = ["README.md", "adapter.safetensors", "adapter_config.json", "custom_generate/adapter.py"]
 EXPORTED += ["custom_generate/generate.py"]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with fake_hub() as hub:
-        for name, value in {"ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "cache")}.items():
-            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def lm() -> aj.LM:
-    return aj.load_lm("tiny")
 
 
 def export(monkeypatch: pytest.MonkeyPatch, *flags: str | Path) -> int:

@@ -1,7 +1,6 @@
 """An exported adapter does under transformers what it does here. `uv run --group torch pytest -m torch` runs these tests."""
 
-import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,6 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 
 STEPS, SAMPLES, SEED = 40, 2, 3
 BUDGETS = [40, 9, 24, 1]
-
-
-@pytest.fixture(scope="module")
-def torch() -> Any:
-    """Imported here: the tests are collected without it, too."""
-    return importlib.import_module("torch")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers copies code into a cache, which is one for all programs otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        modules = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
-        patch.syspath_prepend(modules)
-        yield
-
-
-@pytest.fixture(scope="module")
-def lm() -> aj.LM:
-    return aj.load_lm("tiny")
-
-
-@pytest.fixture(scope="module")
-def model(torch: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +114,11 @@ def test_what_cannot_be_had_is_told(lm: aj.LM, model: Any, torch: Any, tmp_path:
     told("give max_new_tokens, such as 256", max_new_tokens=None)
     told("shape .3. for 2 prompts", budget=[1, 2, 3])
     told(r"outside 1..8: raise max_new_tokens", budget=[1, 9])
+    told("budget is 2.5: give whole numbers", budget=2.5)
+    told(r"shape .3.: give .prompts, length.", ids=torch.tensor([5, 6, 7]))
     other = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    other.generation_config.pad_token_id = 5  # another token than the one that stops
+    told("begins with padding: give the tokenizer's attention_mask", other)
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight *= 1.1
     told("this model is not tiny, with which the adapter was trained: a hidden state differs by", other)
@@ -156,6 +131,7 @@ def test_what_cannot_be_had_is_told(lm: aj.LM, model: Any, torch: Any, tmp_path:
     told("tiny, of hidden size 96, and this model has 128: load tiny", other)
 
 
+@pytest.mark.usefixtures("_modules")
 def test_smollm2_acts_the_same(torch: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -166,20 +142,22 @@ def test_smollm2_acts_the_same(torch: Any, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     texts = ["The sea is", "What is 17 plus 25? Answer:"]
     ids, mask = padded(lm, texts)
-    for kind in ("centred", "entropy", "both"):
+    for kind in KINDS:
         out = model.generate(
             torch.tensor(ids),
             attention_mask=torch.tensor(mask),
             custom_generate=exported(kind, lm, tmp_path / kind),
             trust_remote_code=True,
             max_new_tokens=8,
+            num_return_sequences=2,
             budget=[5, 8],
             eos_token_id=-1,
             return_dict_in_generate=True,
         )
         whole = out.sequences.numpy().astype(np.int32)
-        real = np.concatenate([mask, np.ones((2, 8), int)], axis=1).astype(bool)
-        wanted = probabilities(lm, case(kind, lm.config.hidden_size), whole, real, ids.shape[1], np.array([5, 8]), 1)
+        real = np.concatenate([np.repeat(mask, 2, axis=0), np.ones((4, 8), int)], axis=1).astype(bool)
+        budgets = np.array([5, 5, 8, 8])
+        wanted = probabilities(lm, case(kind, lm.config.hidden_size), whole, real, ids.shape[1], budgets, 2)
         found = out["action_probabilities"].numpy()
-        np.testing.assert_allclose(found[0, :5], wanted[0, :5], atol=1e-4)
-        np.testing.assert_allclose(found[1], wanted[1], atol=1e-4)
+        np.testing.assert_allclose(found[:2, :5], wanted[:2, :5], atol=1e-4)
+        np.testing.assert_allclose(found[2:], wanted[2:], atol=1e-4)

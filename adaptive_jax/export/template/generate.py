@@ -17,8 +17,9 @@ from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from .adapter import ADAPTER, BASE_MODEL, PROBE, UNUSED_IDS, VOCAB_SIZE, WEIGHTS
 
 # what generation configs may ask for and the policy decides or never knew
-SETTINGS = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
+SETTINGS = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0}
 SETTINGS |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+IGNORED = {*SETTINGS, "transformers_version"}  # of a generation config
 ONE_BY_ONE = {"num_beams": 1, "num_beam_groups": 1, "prompt_lookup_num_tokens": None, "assistant_early_exit": None}
 REFUSED = (
     "assistant_model logits_processor prefix_allowed_tokens_fn penalty_alpha dola_layers guidance_scale prefill_chunk_size"
@@ -53,12 +54,20 @@ def generate(
         ValueError: another base model, or an option that cannot be had together with the policy.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    config = options.get("generation_config", model.generation_config)
+    config = model.generation_config
+    if (given := options.pop("generation_config", None)) is not None:  # taken apart: transformers wants no options beside one
+        options = {**{name: value for name, value in given.to_diff_dict().items() if name not in IGNORED}, **options}
     _check_options(options, config)
     _check_model(model, check_model)
     ids = inputs if inputs is not None else options.pop("input_ids", None)
     if ids is None or "inputs_embeds" in options:
         raise ValueError("give token ids, as input_ids; this policy takes no inputs_embeds")
+    if ids.ndim != 2 or not ids.numel():
+        raise ValueError(
+            f"input_ids has shape {list(ids.shape)}: give [prompts, length], with at least one token in each prompt"
+        )
+    if "attention_mask" not in options and _begins_with_padding(ids, config):
+        raise ValueError("a prompt begins with padding: give the tokenizer's attention_mask, too, as in generate(**inputs)")
     count = options.get("num_return_sequences", config.num_return_sequences) or 1
     mask = options.setdefault("attention_mask", torch.ones_like(ids))
     if not bool(mask[:, -1].all()):
@@ -216,7 +225,10 @@ def _budgets(options: dict[str, Any], config: Any, budget: Any, prompts: int, de
     most = options.get("max_new_tokens", config.max_new_tokens)
     if most is None and budget is None:
         raise ValueError("give max_new_tokens, such as 256: it is the token budget that the policy is told")
-    budgets = torch.as_tensor(most if budget is None else budget, device=device).long()
+    budgets = torch.as_tensor(most if budget is None else budget, device=device)
+    if budgets.is_floating_point():
+        raise ValueError(f"budget is {budget}: give whole numbers of tokens")
+    budgets = budgets.long()
     if budgets.ndim > 1 or (budgets.ndim == 1 and len(budgets) != prompts):
         raise ValueError(f"budget has shape {list(budgets.shape)} for {prompts} prompts: give one number, or one each")
     most = options["max_new_tokens"] = int(budgets.max()) if most is None else most
@@ -225,11 +237,18 @@ def _budgets(options: dict[str, Any], config: Any, budget: Any, prompts: int, de
     return budgets.expand(prompts)
 
 
+def _begins_with_padding(ids: Any, config: Any) -> bool:
+    """Whether a prompt does, as far as can be told: where padding is a stop token, transformers takes it for one, too."""
+    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return config.pad_token_id not in (None, *stops) and bool((ids[:, 0] == config.pad_token_id).any())
+
+
 def _check_options(options: dict[str, Any], config: Any) -> None:
     for name in SETTINGS:
         if name in options and options[name] != SETTINGS[name]:
             raise ValueError(
-                f"{name}={options[name]} was given, but the policy chooses how tokens are sampled: leave {name} out"
+                f"{name}={options[name]} was given, but the policy chooses how tokens are sampled: leave {name} out; a "
+                f"pipeline has defaults of its own: there give {name}={SETTINGS[name]}"
             )
     for name in REFUSED.split():
         if options.get(name):
