@@ -163,7 +163,8 @@ def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = Non
         seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
         if not seeds or seed not in (None, *seeds):
             which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
-            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
+            there = f"it has: {', '.join(found) or 'none'}" if directory.is_dir() else "there is no such directory"
+            raise FileNotFoundError(f"no adapter for {which} in {directory}; {there}")
         return directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
     return directory
 
