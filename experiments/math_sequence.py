@@ -48,6 +48,7 @@ from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
+from experiments.asking import COMPONENT
 from experiments.launching import exit_on_usage_error, launch
 from experiments.running import load_model, open_run
 from experiments.splits import TransferConfig, load_splits, parts_of
@@ -190,8 +191,10 @@ class Part:
 
 
 def kind(question: Question) -> str:
-    """What a lookup table tells questions apart by: how they are asked, and in the embedded task the signs of their steps."""
+    """What a lookup table tells questions apart by: how they are asked, and their data set or the signs of their steps."""
     way, (dataset, _, chain) = "step by step" if question.cot else "direct", question.problem.id.partition("/")
+    if COMPONENT in question.problem.metadata:
+        return f"{way} {question.problem.metadata[COMPONENT]}"
     if dataset != "arithmetic":
         return way
     return f"{way} {''.join(sorted('+' if step > 0 else '-' for step in arithmetic.parse(chain)[1]))}"

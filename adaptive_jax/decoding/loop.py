@@ -17,7 +17,7 @@ from flax import struct
 
 from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
 from adaptive_jax.decoding.sampling import draw, draw_scored, summary
-from adaptive_jax.lm.decoder import Decoder, Prefill
+from adaptive_jax.lm.decoder import Decoder, Prefill, Prefixes
 
 DECISION_TOP_PROBABILITY = 0.95
 LOOK = 0.5  # a look of the host at what was drawn costs about as much as so many steps
@@ -327,3 +327,17 @@ class _Chunk:
 def prefill(decoder: Decoder, tokens: jax.Array, lengths: jax.Array) -> Prefill:
     """`decoder.prefill`, compiled once per shape."""
     return decoder.prefill(tokens, lengths)
+
+
+@jax.jit
+def prefix(decoder: Decoder, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+    """`decoder.prefix`, compiled once per shape."""
+    return decoder.prefix(tokens, lengths)
+
+
+@functools.partial(jax.jit, static_argnames="columns")
+def prefill_after(
+    decoder: Decoder, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, *, columns: int
+) -> Prefill:
+    """`decoder.prefill_after`, compiled once per shape."""
+    return decoder.prefill_after(prefixes, source, tokens, lengths, columns)

@@ -21,9 +21,10 @@ import numpy as np
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import prefill_width
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.decoding.trajectory import Drawn, Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, Batch, SwapSpace, prefill_batches, prefill_width, replica_of, round_up
+from adaptive_jax.decoding.waiting import Admissions, Batch, SwapSpace, prefill_batches, replica_of, round_up
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.parallel import Replicas
 

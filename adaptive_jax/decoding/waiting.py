@@ -9,22 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.prefixes import BUCKET, SharedPrefixes, prefill_width
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
 from adaptive_jax.parallel import Replicas
 
-BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
-
 
 def round_up(count: int) -> int:
     """Columns of a ring for `count` entries."""
     return -(-count // BUCKET) * BUCKET
-
-
-def prefill_width(count: int) -> int:
-    """Columns of a prefill for prompts of up to `count` tokens."""
-    return BUCKET << max(-(-count // BUCKET) - 1, 0).bit_length()
 
 
 @dataclass(frozen=True)
@@ -66,15 +60,23 @@ class Batch:
 
 
 def prefill_batches(
-    decoder: Decoder, replicas: Replicas, prompts: Sequence[Prompt], completions: int, width: int
+    decoder: Decoder,
+    replicas: Replicas,
+    prompts: Sequence[Prompt],
+    completions: int,
+    width: int,
+    prefixes: SharedPrefixes | None = None,
 ) -> Iterator[Batch]:
     """Prefill the prompts, up to `width` at a time in each replica: only those that are about to start occupy memory.
 
     Long budgets come first, so that what is left when no completion waits any more is short; then prompts of like length
     together. A batch's prompts go round the replicas; where there are fewer of them than replicas, each is in several, with a
-    part of its completions.
+    part of its completions. What a prompt shares with others is taken from `prefixes` where that leaves fewer columns.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, len(prompts[i].tokens)))
+    prefixes = prefixes or SharedPrefixes(decoder, [prompt.tokens for prompt in prompts])
+    source = np.array([prefixes.of(prompt.tokens) for prompt in prompts], np.int32)
+    own = [len(p.tokens) - (len(prefixes.tokens[s]) if s >= 0 else 0) for p, s in zip(prompts, source, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, own[i]))
     parts = np.array_split(np.arange(completions), max(min(replicas.count // len(prompts), completions), 1))
     pieces = [(index, index * completions + part) for index in order for part in parts]
     width = min(width, -(-len(pieces) // replicas.count))
@@ -82,19 +84,31 @@ def prefill_batches(
     for start in range(0, len(pieces), count):
         members, owned = zip(*pieces[start : start + count], strict=True)
         columns = prefill_width(max(len(prompts[i].tokens) for i in members))
-        tokens = np.zeros((count, columns), np.int32)
+        own_columns = prefill_width(max(own[i] for i in members))
+        tokens = np.zeros((count, own_columns), np.int32)
         lengths = np.ones(count, np.int32)  # rows that pad the last batch are one-token prompts that nobody reads
+        starts_with = np.full(count, -1, np.int32)
         replica, place = np.arange(len(members)) % replicas.count, np.arange(len(members)) // replicas.count
         for row, index in zip((replica * width + place).tolist(), members, strict=True):
             ids = prompts[index].tokens
-            tokens[row, columns - len(ids) :] = ids
-            lengths[row] = len(ids)
+            last = ids[-own_columns:]
+            tokens[row, own_columns - len(last) :] = last
+            lengths[row], starts_with[row] = len(ids), source[index]
+        prompt_tokens = sum(len(prompts[i].tokens) for i in members)
+        if own_columns == columns:
+            prefill = replicas.call(loop.prefill, (decoder,), (replicas.split(tokens), replicas.split(lengths)))
+        else:
+            before = prefixes.prompt_tokens
+            computed = prefixes.computed()
+            prompt_tokens = sum(own[i] for i in members) + prefixes.prompt_tokens - before
+            split = computed, *map(replicas.split, (starts_with, tokens, lengths))
+            prefill = replicas.call(loop.prefill_after, (decoder,), split, columns=columns)
         yield Batch(
             completions=np.concatenate(owned),
             replicas=np.repeat(replica, [len(part) for part in owned]),
             places=np.repeat(place, [len(part) for part in owned]),
-            prefill=replicas.call(loop.prefill, (decoder,), (replicas.split(tokens), replicas.split(lengths))),
-            prompt_tokens=sum(len(prompts[i].tokens) for i in members),
+            prefill=prefill,
+            prompt_tokens=prompt_tokens,
         )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from adaptive_jax.decoding.embedding import embeddings
 from adaptive_jax.decoding.policy import PromptObservation
+from adaptive_jax.decoding.prefixes import prefill_width
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
-from adaptive_jax.decoding.waiting import prefill_width
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode
 from adaptive_jax.policies.sequence import SequenceAdapter

@@ -31,11 +31,44 @@ class Prefill:
     mean: jax.Array
 
 
+@struct.dataclass
+class Prefixes:
+    """Beginnings of prompts, each of which was computed once for all prompts that start with it.
+
+    Attributes:
+        cache: the decoder's own structure for G prefixes, right-aligned as in a `Prefill`.
+        hidden: [G, P, D], hidden states of their tokens, right-aligned too.
+        lengths: int32 [G], tokens of each.
+    """
+
+    cache: Any
+    hidden: jax.Array
+    lengths: jax.Array
+
+
 class Decoder(Protocol):
     """A frozen language model as the loop sees it. Every method is pure and may be traced."""
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
         """Compute prompts: int32 [N, P], right-aligned, of int32 [N] tokens each (at least 1)."""
+        ...
+
+    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+        """Compute what prompts start with: int32 [G, P], right-aligned, of int32 [G] tokens each (at least 1)."""
+        ...
+
+    def prefill_after(
+        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+    ) -> Prefill:
+        """`prefill` of prompts of which a part is computed already.
+
+        Args:
+            prefixes: as `prefix` made them.
+            source: int32 [N], which of them each prompt starts with; -1 for none.
+            tokens: int32 [N, T], the last T tokens of each prompt, right-aligned; at least those behind its prefix.
+            lengths: int32 [N], tokens of each whole prompt.
+            columns: of the result's cache; at least T and as many as the longest prompt has tokens.
+        """
         ...
 
     def empty_cache(self, rows: int, size: int) -> Any:
@@ -110,11 +143,47 @@ class TransformerDecoder:
         return nnx.merge(self.graphdef, self.params)
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        places = _places(tokens.shape[1], lengths)
+        hidden, cache = self.model(tokens, jnp.maximum(places, 0), _causal(places, tokens.shape[1]))
+        return self._prefilled(hidden, cache, lengths)
+
+    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+        places = _places(tokens.shape[1], lengths)
+        hidden, cache = self.model(tokens, jnp.maximum(places, 0), _causal(places, tokens.shape[1]))
+        return Prefixes(split_cache(cache, self.mesh), whole(hidden, self.mesh), lengths)
+
+    def prefill_after(
+        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+    ) -> Prefill:
+        # Rows whose own part is shorter than others' compute the last tokens of their prefix once more, where there would be
+        # padding otherwise: so one block of columns is written in all rows.
         width = tokens.shape[1]
-        places = jnp.arange(width, dtype=jnp.int32)[None] - (width - lengths)[:, None]
-        real = places >= 0
-        causal = jnp.tril(jnp.ones((width, width), bool))
-        hidden, cache = self.model(tokens, jnp.maximum(places, 0), causal[None] & real[:, None, :])
+        places = _places(columns, lengths)
+        own = jnp.maximum(source, 0)
+        start = prefixes.hidden.shape[1] + lengths - prefixes.lengths[own]
+
+        def before(stored: jax.Array, axis: int) -> jax.Array:
+            """The first `columns - width` columns of each row: its prefix, moved to where its own part follows."""
+            room = [(columns, columns) if dim == axis else (0, 0) for dim in range(stored.ndim)]
+            padded = jnp.pad(stored, room)
+            cut = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(padded[row], at, columns - width, axis - 1))
+            return cut(own, start)
+
+        def around(stored: jax.Array, axis: int) -> jax.Array:
+            """The same, with room for `width` columns behind it."""
+            return jnp.pad(before(stored, axis), [(0, width if dim == axis else 0) for dim in range(stored.ndim)])
+
+        cache = KVCache(
+            keys=tuple(around(stored, 3) for stored in prefixes.cache.keys),
+            values=tuple(around(stored, 2) for stored in prefixes.cache.values),
+        )
+        positions = jnp.maximum(places[:, columns - width :], 0)
+        hidden, cache = self.model(tokens, positions, _causal(places, width), split_cache(cache, self.mesh), columns - width)
+        return self._prefilled(jnp.concatenate([before(prefixes.hidden, 1), hidden], axis=1), cache, lengths)
+
+    def _prefilled(self, hidden: jax.Array, cache: KVCache, lengths: jax.Array) -> Prefill:
+        """What prompts are: hidden states [N, P, D] and cache of all their tokens, right-aligned."""
+        real = _places(hidden.shape[1], lengths) >= 0
         weight = (real.astype(jnp.float32) / lengths[:, None].astype(jnp.float32))[:, :, None]
         mean = jnp.sum(hidden.astype(jnp.float32) * weight, axis=1).astype(hidden.dtype)
         return Prefill(split_cache(cache, self.mesh), whole(hidden[:, -1], self.mesh), whole(mean, self.mesh))
@@ -172,6 +241,18 @@ class TransformerDecoder:
     def logits(self, hidden: jax.Array) -> jax.Array:
         logits = gathered(self.model.logits(hidden), self.mesh)
         return logits if self.tokens is None else jnp.where(self.tokens, logits, -jnp.inf)
+
+
+def _places(columns: int, lengths: jax.Array) -> jax.Array:
+    """int32 [N, columns]: each column's place in a text of int32 [N] tokens that ends in the last one; negative before it."""
+    return jnp.arange(columns, dtype=jnp.int32)[None] - (columns - lengths)[:, None]
+
+
+def _causal(places: jax.Array, queries: int) -> jax.Array:
+    """bool [N, queries, P]: what the last `queries` of P columns see, of those that hold a token."""
+    columns = places.shape[1]
+    causal = jnp.tril(jnp.ones((queries, columns), bool), columns - queries)
+    return causal[None] & (places >= 0)[:, None, :]
 
 
 def _write_straight(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from adaptive_jax.lm.decoder import Decoder, Prefill
+from adaptive_jax.lm.decoder import Decoder, Prefill, Prefixes
 
 
 @struct.dataclass
@@ -29,8 +29,21 @@ class ScriptedDecoder:
     stop_id: int = struct.field(pytree_node=False)
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
-        inner = self.inner.prefill(tokens, lengths)
-        first = jnp.take_along_axis(tokens, (tokens.shape[1] - lengths)[:, None], axis=1)[:, 0]
+        return self._scripted(self.inner.prefill(tokens, lengths), _first(tokens, lengths), lengths)
+
+    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+        inner = self.inner.prefix(tokens, lengths)
+        return Prefixes(cache=(inner, _first(tokens, lengths)), hidden=inner.hidden, lengths=lengths)
+
+    def prefill_after(
+        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+    ) -> Prefill:
+        prefix, first = prefixes.cache
+        own = _first(tokens, jnp.minimum(lengths, tokens.shape[1]))
+        inner = self.inner.prefill_after(prefix, source, tokens, lengths, columns)
+        return self._scripted(inner, jnp.where(lengths > tokens.shape[1], first[source], own), lengths)
+
+    def _scripted(self, inner: Prefill, first: jax.Array, lengths: jax.Array) -> Prefill:
         end = lengths + jnp.take(self.lengths, first)
         return Prefill(cache=(inner.cache, end), last=_with(inner.last, lengths == end - 1), mean=_with(inner.mean, end < 0))
 
@@ -57,6 +70,11 @@ class ScriptedDecoder:
         logits = self.inner.logits(jax.lax.optimization_barrier(hidden[:, :-1]))
         stop = jnp.arange(logits.shape[1], dtype=jnp.int32)[None] == self.stop_id
         return jnp.where(stop, jnp.where(hidden[:, -1:] > 0, 1e9, -1e9), logits)
+
+
+def _first(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """int32 [N], the first of int32 [N] tokens that are right-aligned in int32 [N, P]."""
+    return jnp.take_along_axis(tokens, (tokens.shape[1] - lengths)[:, None], axis=1)[:, 0]
 
 
 def _with(hidden: jax.Array, flag: jax.Array) -> jax.Array:

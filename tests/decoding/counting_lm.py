@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from adaptive_jax.lm.decoder import Prefill
+from adaptive_jax.lm.decoder import Prefill, Prefixes
 
 VOCABULARY = 11
 
@@ -26,11 +26,25 @@ class CountingLM:
     table: jax.Array
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
-        width = tokens.shape[1]
-        places = jnp.arange(width)[None] - (width - lengths)[:, None]
+        places = _places(tokens.shape[1], lengths)
         entries = jnp.where(places >= 0, tokens + places, 99)  # padding is poison, should a mask let it through
         last = self._hidden(jnp.sum(jnp.where(places >= 0, entries, 0), axis=1))
         return Prefill(cache=entries, last=last, mean=last + 1000.0 * lengths[:, None].astype(jnp.float32))
+
+    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+        return Prefixes(cache=tokens, hidden=jnp.zeros((*tokens.shape, 2)), lengths=lengths)
+
+    def prefill_after(
+        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+    ) -> Prefill:
+        """The prompts put together again, token by token; what no part of them tells is poison."""
+        width, places = tokens.shape[1], _places(columns, lengths)
+        before = prefixes.cache.shape[1] - prefixes.lengths[source][:, None] + places
+        known = (source >= 0)[:, None] & (places < prefixes.lengths[source][:, None])
+        first = jnp.take_along_axis(prefixes.cache[source], jnp.clip(before, 0, prefixes.cache.shape[1] - 1), axis=1)
+        own = jnp.concatenate([jnp.full((len(tokens), columns - width), 55, jnp.int32), tokens], axis=1)
+        in_window = jnp.arange(columns) >= columns - width
+        return self.prefill(jnp.where(in_window, own, jnp.where(known, first, 55)), lengths)
 
     def empty_cache(self, rows: int, size: int) -> jax.Array:
         return jnp.full((rows, size), 77, jnp.int32)
@@ -57,6 +71,10 @@ class CountingLM:
     def _hidden(self, total: jax.Array) -> jax.Array:
         state = jnp.mod(total, VOCABULARY).astype(jnp.float32)
         return jnp.stack([state, state * state], axis=1)
+
+
+def _places(columns: int, lengths: jax.Array) -> jax.Array:
+    return jnp.arange(columns)[None] - (columns - lengths)[:, None]
 
 
 def successor_table(sharpness: float) -> np.ndarray:

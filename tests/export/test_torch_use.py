@@ -27,7 +27,7 @@ PROBLEMS, BUDGET, ROWS = 1000, 48, 250
 
 
 def run_example(directory: Path, **variables: str) -> str:
-    """What the example of that export's model card prints, as a program of its own, run beside the export; only its number is made smaller."""
+    """What the example of that model card prints, a program of its own, run beside the export; it decodes fewer tokens."""
     (program,) = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
     assert "max_new_tokens=256" in program
     program = program.replace("max_new_tokens=256", "max_new_tokens=16")
