@@ -102,7 +102,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _figure(title: str, parts: Sequence[str], names: Sequence[str], *, filled: bool = False) -> str:
     kind = "f" if filled else "c"
-    keys = "".join(f'<li><span class="key {kind}{number % 8}"></span>{escape(name)}</li>' for number, name in enumerate(names))
+    keys = "".join(
+        f'<li><span class="key {kind}{number % 8}{" dashed" * (number >= 8)}"></span>{escape(name)}</li>'
+        for number, name in enumerate(names)
+    )
     body = "".join(parts)
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{body}</svg>'
     return f'<figure><figcaption>{escape(title)}</figcaption>{drawing}<ul class="legend">{keys}</ul></figure>'
