@@ -3,11 +3,15 @@
 `uv run --group torch pytest -m torch` runs these tests.
 """
 
+import base64
+import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,7 +22,7 @@ import adaptive_jax as aj
 from adaptive_jax.evaluation.statistics import paired_ci95
 from adaptive_jax.export.transformers import export_transformers
 from adaptive_jax.runs.hub import upload
-from tests.export.cases import case, padded
+from tests.export.cases import case, exported, padded
 from tests.runs.fake_hub import TOKEN, FakeHub
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
@@ -89,3 +93,30 @@ def test_as_many_problems_are_solved(lm: aj.LM, model: Any, torch: Any, tmp_path
     print(f"Pass@1 {100 * ours.mean():.1f} here, {100 * theirs.mean():.1f} by transformers, difference {low:.3f} to {high:.3f}")
     assert low <= 0 <= high
     assert paired_ci95(theirs - untrained)[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["centred", "both", "filtered"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_is_computed_where_the_model_is(
+    kind: str, dtype: str, lm: aj.LM, torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, which need not be there: tensors without values refuse to meet tensors of another device."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    code = f"code_{kind}_{dtype}"  # a name of its own: Python keeps what it has imported
+    shutil.copytree(Path(exported(kind, lm, tmp_path)) / "custom_generate", tmp_path / code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    generate = importlib.import_module(f"{code}.generate")
+    shapes = {name: array.shape for name, array in generate.load(base64.b64decode(generate.WEIGHTS)).items()}
+    monkeypatch.setattr(generate, "load", lambda content: {name: torch.empty(shape) for name, shape in shapes.items()})
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # every branch is taken
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        gpu = {"device": "cuda:0"}
+        budgets = torch.empty(2, dtype=torch.long, **gpu)
+        policy = generate.Policy(torch.ones(2, 5, dtype=torch.long, **gpu), 2, budgets, None)
+        for width in (5, 1):  # the prompt, and a step with a cache
+            states = torch.empty(2, width, lm.config.hidden_size, dtype=getattr(torch, dtype), **gpu)
+            policy.see(None, (), SimpleNamespace(last_hidden_state=states))
+            scores = policy(torch.empty(2, 5, dtype=torch.long, **gpu), torch.empty(2, lm.config.vocab_size, **gpu))
+            for found in (scores, policy.actions[-1], policy.probabilities[-1]):
+                assert str(found.device) == "cuda:0"
