@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ from experiments.config import TrainingConfig
 from experiments.fork_schedule import fork_schedule
 from experiments.launching import exit_on_usage_error, launch
 from experiments.progress import Progress
-from experiments.running import load_model, open_run
+from experiments.running import load_model, open_run, write_report
 from experiments.splits import TransferConfig, load_splits, parts_of
 from experiments.training import train_stage
 
@@ -175,6 +176,7 @@ class Comparison:
         self._rows: dict[str, list[Row]] = {name: [] for name in self._evaluated}
         self._verdicts: dict[str, dict[str, np.ndarray]] = {name: {} for name in self._evaluated}
         self._samples: dict[str, dict[str, list[Sample]]] = {name: {} for name in self._evaluated}
+        self._behaviour: dict[str, dict[str, Any]] = {name: {} for name in self._evaluated}
         self._best: Estimates = {}
 
     def run(self) -> str:
@@ -183,6 +185,7 @@ class Comparison:
         sizes = {name: len(environment) for name, environment in self._evaluated.items()}
         resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
         run.log(event="settings", questions=sizes, training=len(self._training), validation=len(self._validation), **resolved)
+        run.log(event="actions", actions=[setting_name(action) for action in config.action_set])
         self._baselines()
         curves: dict[str, list[Metrics]] = {}
         for method, (name, _, _) in ADAPTERS.items():
@@ -237,6 +240,7 @@ class Comparison:
         """What a method reached, in each training seed."""
         for dataset in self._evaluated:
             self._verdicts[dataset][method] = np.sum([scores[dataset].verdicts for scores in runs], axis=0)
+            self._behaviour[dataset][method] = unpacked(runs[0][dataset].behaviour)
             self._samples[dataset][method] = [sample for scores in runs for sample in unpacked(scores[dataset].samples)]
         metrics = self._config.metrics
         self._add_estimates(method, [{(name, m): own[name].metric(m) for name in own for m in metrics} for own in runs])
@@ -256,6 +260,7 @@ class Comparison:
             content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset])
             self._run.write_json(f"{prefix}results.json", content)
             self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset]))
+            self._run.write_json(f"{prefix}behaviour.json", self._behaviour[dataset])
             for metric in self._config.metrics:
                 own = [row for row in rows if row.metric == metric]
                 texts += [caption(name, dataset, own), markdown_table(own)]
@@ -268,6 +273,7 @@ class Comparison:
                 self._run.write_file(f"{prefix}budgets.png", draw)
         tables = "\n".join(texts)
         self._run.write_text("results.md", tables)
+        write_report(self._run)
         return tables
 
 
