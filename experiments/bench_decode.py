@@ -82,7 +82,7 @@ MEANING: dict[Bar, str] = {
     "configs_compiles": "compilations of the loop for all 180 configurations",
     "cost_256_over_32_rows": "cost of a useful token at 256 rows over that at 32",
     "learner_share": "share of the learner in a training iteration",
-    "rollout_over_memory": "tokens per second of the verb rollout, log-probabilities, grades and files included, over those in memory",
+    "rollout_over_memory": "tokens per second of the verb rollout, with grades and files, over those of a rollout in memory",
 }
 
 

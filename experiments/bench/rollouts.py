@@ -27,8 +27,15 @@ def files(subject: Subject) -> Findings:
     prompts = [environment.prompt(index, BUDGET) for index in range(len(environment))]
 
     def in_memory() -> Trajectory:
-        options = {"key": jax.random.key(0), "stop_ids": lm.stop_ids, "completions": COMPLETIONS, "rows": subject.rows}
-        return rollout(lm.decoder, static(TEMPERATURE), prompts, **options)
+        return rollout(
+            lm.decoder,
+            static(TEMPERATURE),
+            prompts,
+            key=jax.random.key(0),
+            stop_ids=lm.stop_ids,
+            completions=COMPLETIONS,
+            rows=subject.rows,
+        )
 
     def into_files() -> None:
         with tempfile.TemporaryDirectory() as folder:
