@@ -86,7 +86,8 @@ class Environment:
             (see `adaptive_jax.tasks.rewards`). By default the grader of the problem's kind.
         prompt: takes a problem, and `cot` where it has a parameter of that name; returns the whole text that the model is to
             continue, special tokens spelled out. By default `adaptive_jax.prompt`.
-        examples: solved problems, or pairs of a question and its solution, which are shown before each question.
+        examples: solved problems, or pairs of a question and its solution, which are shown before each question; or a function
+            that takes a problem and returns those for it.
         stop: a completion ends where its text first contains one of these, which is cut off, and so is what follows.
         thinking: for chat templates that know thinking, whether it is on; None leaves their default.
         allow_unsandboxed: run programs even where this machine has no sandbox for them.
@@ -104,7 +105,7 @@ class Environment:
         *,
         reward: Reward | RewardFunction | None = None,
         prompt: Callable[..., str] | None = None,
-        examples: Sequence[Example] = (),
+        examples: Sequence[Example] | Callable[[Problem], Sequence[Example]] = (),
         stop: Sequence[str] = (),
         thinking: bool | None = None,
         allow_unsandboxed: bool = False,
@@ -122,7 +123,8 @@ class Environment:
         self._tokens = []
         for question in self.questions:
             if prompt is None:
-                text = default_prompt(lm, question.problem, question.cot, thinking, examples)
+                shown = examples(question.problem) if callable(examples) else examples
+                text = default_prompt(lm, question.problem, question.cot, thinking, shown)
             else:
                 text = prompt(question.problem, **({"cot": question.cot} if asks_cot else {}))
             self._tokens.append(encode(lm.tokenizer, text, lm.config.vocab_size))

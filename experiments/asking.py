@@ -17,6 +17,8 @@ from adaptive_jax.tasks.problem import Problem
 from adaptive_jax.tasks.rewards import RewardFunction, load_reward
 from experiments.config import Config
 
+COMPONENT = "mixture_component"  # the field of `Problem.metadata` that names a problem's data set in a mixture
+
 
 @dataclass(frozen=True)
 class AskingConfig(Config):
@@ -25,8 +27,11 @@ class AskingConfig(Config):
     Attributes:
         reward: FILE.py:FUNCTION, which takes a problem and the text of a completion and returns a reward from 0 to 1; the
             answers of the data set are not needed then.
-        examples: so many solved training problems are shown before each question, as earlier turns of the chat.
+        examples: so many solved training problems are shown before each question, as earlier turns of the chat; of a mixture,
+            those of the question's data set.
         template: a Jinja file that words a question; it knows question, id, metadata and cot.
+        apply_chat_template: whether questions and examples are turns of the model's chat template, where it has one, or plain
+            text: "Question:", "Answer:", or what --template says.
         stop: a completion ends where its text first contains one of these; \n and \t stand for a line feed and a tab.
         thinking: for chat templates that know thinking, whether it is on.
     """
@@ -34,6 +39,7 @@ class AskingConfig(Config):
     reward: str | None = None
     examples: int = 0
     template: Path | None = None
+    apply_chat_template: bool = True
     stop: tuple[str, ...] = ()
     thinking: bool | None = None
 
@@ -76,23 +82,29 @@ class AskingConfig(Config):
         Raises:
             ValueError, OSError: a flag that can't be followed, or see `Environment.check`, with the largest token budget.
         """
-        prompt = None
+        prompt, shown = None, functools.partial(_examples_for, examples)
         if self._template is not None:
             name = f"--template {self.template}"
-            prompt = QuestionTemplate(self._template, name, lm.tokenizer, examples=examples, thinking=self.thinking)
+            prompt = QuestionTemplate(self._template, name, lm.tokenizer, examples=shown, thinking=self.thinking)
         found = Environment(
             lm,
             problems,
             cot,
             reward=self._reward and self._reward[0],
             prompt=prompt,
-            examples=examples,
+            examples=shown,
             stop=[text.replace("\\n", "\n").replace("\\t", "\t") for text in self.stop],
             thinking=self.thinking,
             allow_unsandboxed=allow_unsandboxed,
         )
         found.check(max(self.budgets), rows=self.rows, completions=completions)
         return found
+
+
+def _examples_for(examples: Sequence[Problem], problem: Problem) -> Sequence[Problem]:
+    """Those of the problem's own data set in a mixture."""
+    own = [example for example in examples if example.metadata.get(COMPONENT) == problem.metadata.get(COMPONENT)]
+    return own or examples
 
 
 def asked_digest(environment: Environment) -> np.ndarray:

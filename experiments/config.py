@@ -22,7 +22,7 @@ class Config:
     Attributes:
         model: "tiny", "fork", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
         dataset: "arithmetic", for fork "forks", another known name, or a .jsonl, .json or .parquet file. A file without splits
-            is divided: the first --limit problems are evaluated, the others trained on.
+            is divided: the first --limit problems are evaluated, the others trained on. "A + B" mixes data sets in equal parts.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
         skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.

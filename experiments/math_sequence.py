@@ -48,6 +48,7 @@ from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic, forks
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
+from experiments.asking import COMPONENT
 from experiments.launching import exit_on_usage_error, launch
 from experiments.running import load_model, open_run
 from experiments.splits import TransferConfig, load_splits, parts_of
@@ -193,9 +194,10 @@ class Part:
 
 
 def kind(question: Question) -> str:
-    """What a lookup table tells questions apart by: how they are asked, and in the embedded tasks the signs of their steps, or
-    their kind."""
+    """What a lookup table tells questions apart by: how they are asked, and data set, kind, or the signs of their steps."""
     way, (dataset, _, chain) = "step by step" if question.cot else "direct", question.problem.id.partition("/")
+    if COMPONENT in question.problem.metadata:
+        return f"{way} {question.problem.metadata[COMPONENT]}"
     if dataset in ("forks", "fork_programs"):
         return f"{way} {forks.kind_of(chain)}"
     if dataset != "arithmetic":

@@ -24,6 +24,7 @@ from adaptive_jax.runs.fingerprint import (
 from adaptive_jax.runs.records import NotWritten
 from adaptive_jax.runs.stopping import Stopped
 from adaptive_jax.tasks.rewards import RewardFailed
+from experiments.asking import AskingConfig
 from experiments.config import Config
 from experiments.launching import INTERRUPTED, exit_on_usage_error
 from experiments.splits import Splits
@@ -85,9 +86,12 @@ def _kept_batch(run: RunDirectory, batch: dict[str, np.ndarray]) -> str:
     return f"The batch is in {run.path / DIVERGED}"
 
 
-def load_model(config: Config) -> LM:
+def load_model(config: AskingConfig) -> LM:
     """The model of an experiment, on all devices of this process; raises what `load_lm` and `local_mesh` raise."""
-    return load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
+    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
+    if not config.apply_chat_template:
+        lm.tokenizer.chat_template = None
+    return lm
 
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: Splits) -> Fingerprint:

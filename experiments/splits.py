@@ -1,17 +1,22 @@
 """Which problems an experiment evaluates, watches, trains on and shows as examples."""
 
+import dataclasses
 import functools
+import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adaptive_jax.tasks.loading import generated, load_problems
 from adaptive_jax.tasks.problem import Problem, normalise_question, shared
 from adaptive_jax.tasks.solutions import solved
-from experiments.asking import AskingConfig
+from experiments.asking import COMPONENT, AskingConfig
 
 log = logging.getLogger(__name__)
+
+MIXED = " + "  # between the data sets of a mixture
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
     Raises:
         ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
     """
+    if len(names := config.dataset.split(MIXED)) > 1:
+        return _mixture(config, names, programs=programs)
     trained = config.train_limit or (64 if config.slow else 512)
     watched = max(trained // 4, 1)
     last, shown = config.skip + config.limit, config.examples
@@ -70,6 +77,35 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
             "on: lower --limit, or give --train-dataset"
         )
     return Splits(test, others[:watched], others[watched : watched + trained], examples)
+
+
+def _mixture(config: AskingConfig, names: Sequence[str], *, programs: bool) -> Splits:
+    """Equal parts of several data sets, in turn; each problem says which it is from, and its id begins with that one's number.
+
+    Raises:
+        ValueError: a limit that leaves a data set nothing, or see `load_splits`.
+    """
+    if config.train_dataset is not None:
+        raise ValueError("--train-dataset does not go with a mixture: its data sets bring their own training problems")
+    trained = config.train_limit or (64 if config.slow else 512)
+    found = []
+    for number, name in enumerate(names):
+        own = {"limit": config.limit, "skip": config.skip, "train_limit": trained}
+        sizes: dict[str, Any] = {flag: (total + len(names) - 1 - number) // len(names) for flag, total in own.items()}
+        for flag, size in sizes.items():
+            if size == 0 < own[flag]:
+                raise ValueError(f"--{flag.replace('_', '-')} {own[flag]}: give at least {len(names)}, one for each data set")
+        part = load_splits(dataclasses.replace(config, dataset=name, **sizes), programs=programs)
+        lists = part.test, part.validation, part.train, part.examples
+        found.append([[_from(problem, number, name) for problem in problems] for problems in lists])
+    if seen := shared([p for lists in found for p in lists[0]], [p for lists in found for part in lists[1:] for p in part]):
+        raise ValueError(f"--dataset {config.dataset}: {len(seen)} problems of one data set are those of another's other split")
+    turns = (itertools.chain(*itertools.zip_longest(*lists)) for lists in zip(*found, strict=True))
+    return Splits(*([problem for problem in problems if problem is not None] for problems in turns))
+
+
+def _from(problem: Problem, number: int, name: str) -> Problem:
+    return dataclasses.replace(problem, id=f"{number}/{problem.id}", metadata={**problem.metadata, COMPONENT: name})
 
 
 def with_examples(config: AskingConfig, problems: list[Problem]) -> tuple[list[Problem], list[Problem]]:

@@ -10,6 +10,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.environment import Environment
+from adaptive_jax.evaluation.behaviour import behaviour_of
 from adaptive_jax.evaluation.samples import NONE, samples_of
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.parallel import gather, rows_here, share, total
@@ -26,12 +27,14 @@ class Scores:
         valid: bool [Q, G, K], False where the grader failed.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
         samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
+        behaviour: uint8 [bytes], what the policy did (`behaviour.behaviour_of`).
     """
 
     rewards: np.ndarray
     valid: np.ndarray
     verdicts: np.ndarray = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
     samples: np.ndarray = field(default_factory=lambda: NONE)
+    behaviour: np.ndarray = field(default_factory=lambda: NONE)
 
     @property
     def correct(self) -> np.ndarray:
@@ -107,7 +110,10 @@ def evaluate(
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    samples = samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, sampled) if sampled else NONE
+    samples = (
+        samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, policy.actions, sampled) if sampled else NONE
+    )
+    behaviour = behaviour_of(trajectory, policy.actions, lm.tokenizer, budgets, cut=cuts is not None) if sampled else NONE
     counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
 
     def per_question(values: np.ndarray) -> np.ndarray:
@@ -116,7 +122,7 @@ def evaluate(
             everyones = everyones.reshape(len(budgets), count, completions).transpose(1, 2, 0)
         return everyones
 
-    return Scores(per_question(rewards), per_question(valid), counts, samples)
+    return Scores(per_question(rewards), per_question(valid), counts, samples, behaviour)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.environment import Environment
+from adaptive_jax.learning.selection import action_names
 from adaptive_jax.parallel import exchange
 
 KEPT = 20  # completions of each verdict
@@ -24,6 +26,7 @@ def samples_of(
     verdicts: np.ndarray,
     asked: np.ndarray,
     cuts: Sequence[int] | None,
+    actions: SamplingParams,
     groups: int = 1,
 ) -> np.ndarray:
     """`KEPT` completions of each verdict and group, of all processes; which ones depends on the problems alone.
@@ -34,11 +37,13 @@ def samples_of(
       trajectory: N completions, G of each question asked; verdicts: object [N, K], at each of the cuts.
       asked: int [N / G], the questions.
       cuts: K token budgets; None where K = 1 and each completion has its own.
+      actions: the policy's action space, shape [A].
       groups: completion i of a question belongs to group i % groups.
 
     Returns:
       uint8 [bytes], a JSON list of objects with "group", "verdict", "problem", "question", "gold", "budget", "completion"
-      and "text".
+      and "text"; and of each token its text, the name of its action, and the entropy of the model's distribution in nats and
+      its top probability, before the action: "tokens", "actions", "entropy", "top_probability".
     """
     each = len(trajectory.lengths) // len(asked)
     names = [environment.prompt(int(index), 1).id for index in asked]
@@ -48,15 +53,22 @@ def samples_of(
         order = hashlib.sha256(f"{names[n // each]} {n % each} {budget}".encode()).hexdigest()
         drawn.setdefault((n % each % groups, str(verdicts[n, k])), []).append((order, n, budget))
     own: list[Sample] = []
+    settings, tokenizer = action_names(actions), environment.lm.tokenizer
     for (group, verdict), candidates in drawn.items():
         chosen = heapq.nsmallest(KEPT, candidates)
         numbers = [n for _, n, _ in chosen]
         lengths = np.minimum(trajectory.lengths[numbers], [budget for *_, budget in chosen])
         texts = environment.texts(trajectory.tokens[numbers], lengths)
-        for (order, n, budget), text in zip(chosen, texts, strict=True):
+        for (order, n, budget), text, length in zip(chosen, texts, lengths.tolist(), strict=True):
             problem = environment.questions[asked[n // each]].problem
             told = {"problem": problem.id, "question": problem.question, "gold": problem.answer, "budget": budget}
             own.append({"group": group, "verdict": verdict, **told, "completion": n % each, "text": text, "order": order})
+            own[-1] |= {
+                "tokens": tokenizer.batch_decode(trajectory.tokens[n, :length, None]),
+                "actions": [settings[action] for action in trajectory.actions[n, :length]],
+                "entropy": np.round(trajectory.entropy[n, :length].astype(float), 3).tolist(),
+                "top_probability": np.round(trajectory.top_probability[n, :length].astype(float), 3).tolist(),
+            }
     everyones = [sample for theirs in exchange({"samples": _packed(own)}) for sample in unpacked(theirs["samples"])]
     everyones.sort(key=lambda sample: (sample["group"], sample["verdict"], sample.pop("order")))
     return _packed(few(everyones, ("group", "verdict")))

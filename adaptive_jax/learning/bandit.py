@@ -8,6 +8,8 @@ the same expectation and less noise to fit (ours). Thousands of updates run insi
 
 import dataclasses
 import functools
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from flax import struct
 from adaptive_jax.decoding import embedding
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.environment import Environment
+from adaptive_jax.learning.constant import constant_adapter, is_untrained
 from adaptive_jax.learning.lpo import Preferences, Rule, lpo_update
 from adaptive_jax.learning.reinforce import Decisions, Metrics, reinforce_update
 from adaptive_jax.policies.sequence import SequenceAdapter
@@ -43,6 +46,11 @@ class Table:
         """Prompts `index`, int32 [N], at sampling budgets `samples`, int32 [N]."""
         unused = jnp.zeros_like(samples)
         return PromptObservation(self.last[index], self.mean[index], completion=unused, samples=samples, budget=unused)
+
+
+log = logging.getLogger(__name__)
+
+SURE = 1.96  # standard errors of a gain that is kept
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,9 @@ def fit_bandit(
 ) -> tuple[SequenceAdapter, list[Metrics]]:
     """Train an adapter: as it was when its choices were best on the validation table, or else as it is at the end.
 
+    An untrained adapter starts at the best constant action (`constant_adapter`). If what it learns beyond that is not surely
+    worth something on the validation table, by a paired 95% interval, the constant is returned.
+
     Args:
         adapter, table, settings: see `train_bandit`.
         validation: other prompts; the metrics then have "validation_reward", the mean of what the adapter's choices reach.
@@ -121,27 +132,37 @@ def fit_bandit(
     Returns:
         The adapter, and all metrics in order.
     """
-    best, kept, history = -1.0, adapter, []
-    for trained, metrics in train_bandit(adapter, table, settings):
-        reached = None if validation is None else reached_by(trained, validation, settings.samples)
-        metrics |= {} if reached is None else {"validation_reward": reached}
+    start = constant_adapter(adapter, table.rates, settings.samples) if is_untrained(adapter) else adapter
+    constant = None if validation is None else reached_by(start, validation, settings.samples)
+    best, kept, history = constant, start, []
+    for trained, metrics in train_bandit(start, table, settings):
+        if validation is not None:
+            reached = reached_by(trained, validation, settings.samples)
+            metrics |= {"validation_reward": float(reached.mean())}
+            if best is not None and reached.mean() > best.mean():
+                best, kept = reached, trained
         history.append(metrics)
         if on_report is not None:
             on_report(metrics)
-        if reached is None or reached > best:
-            best, kept = reached or 0.0, trained
+    if best is None or constant is None:
+        return trained, history
+    gains = best - constant
+    half = SURE * float(gains.std()) / math.sqrt(len(gains))
+    if gains.mean() <= half and is_untrained(adapter):
+        log.info("%+.1f ± %.1f points on validation: the best constant action is kept", 100 * gains.mean(), 100 * half)
+        return start, history
     return kept, history
 
 
-def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> float:
-    """The mean rate of the adapter's choices over the prompts and sampling budgets of a table."""
+def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> np.ndarray:
+    """float [N], the mean rate of the adapter's choices for each prompt of a table over the sampling budgets."""
     every = jnp.arange(table.rates.shape[1])
     reached = []
     for count, rates in zip(samples, table.rates, strict=True):
         prompt = table.observe(every, jnp.full(every.shape, count, jnp.int32))
         choice = adapter.begin(prompt, jnp.zeros(every.shape, jnp.float32))
-        reached.append(float(jnp.mean(jnp.take_along_axis(rates, choice[:, None], axis=1))))
-    return float(np.mean(reached))
+        reached.append(np.asarray(jnp.take_along_axis(rates, choice[:, None], axis=1)[:, 0], np.float64))
+    return np.mean(reached, axis=0)
 
 
 def _optimizer(settings: BanditSettings) -> optax.GradientTransformation:

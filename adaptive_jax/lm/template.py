@@ -1,6 +1,6 @@
 """A user's own wording of a question, as a Jinja template in a sandbox."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, meta
@@ -24,7 +24,7 @@ class QuestionTemplate:
             answer.
         name: what messages call it, such as a file name.
         tokenizer: of the model.
-        examples: solved problems.
+        examples: solved problems, or a function that takes a problem and returns those for it.
         thinking: for chat templates that know thinking, whether it is on; None leaves their default.
 
     Raises:
@@ -37,7 +37,7 @@ class QuestionTemplate:
         name: str,
         tokenizer: Any,
         *,
-        examples: Sequence[Problem] = (),
+        examples: Sequence[Problem] | Callable[[Problem], Sequence[Problem]] = (),
         thinking: bool | None = None,
     ):
         self._name, self._tokenizer, self._examples, self._thinking = name, tokenizer, examples, thinking
@@ -57,7 +57,8 @@ class QuestionTemplate:
         Raises:
             ValueError: the template fails on the problem, or an example has no solution.
         """
-        before = [(self._worded(example, cot), solved(example, cot=cot)) for example in self._examples]
+        examples = self._examples(problem) if callable(self._examples) else self._examples
+        before = [(self._worded(example, cot), solved(example, cot=cot)) for example in examples]
         return as_turns(self._tokenizer, self._worded(problem, cot), before, self._thinking)
 
     def _worded(self, problem: Problem, cot: bool) -> str:

@@ -78,7 +78,7 @@ def test_a_guess_is_no_better_than_it_says_and_working_is_right() -> None:
     prompts = [aj.prompt(lm, problem) for problem in problems]
     guessed = [own[0].text for own in aj.generate(lm, prompts, aj.static(0.0), max_new_tokens=20)]
     named = [rf"\boxed{{{forks.choices(problem.id.partition('/')[2])[0]}}}" for problem in problems]
-    assert np.mean([text == first for text, first in zip(guessed, named, strict=True)]) > 0.95
+    assert np.mean([text == first for text, first in zip(guessed, named, strict=True)]) > 0.9
     opened = [prompt + forks.OPENERS[0] + "\n" for prompt in prompts]
     worked = [own[0].text for own in aj.generate(lm, opened, aj.static(0.0), max_new_tokens=20)]
     assert np.mean([verdict == "correct" for verdict in grade_many(problems, worked)]) > 0.9

@@ -165,3 +165,38 @@ def test_answers_are_not_needed_where_a_reward_judges(tmp_path: Path) -> None:
         load_splits(TransferConfig(dataset=str(file), limit=4))
     splits = load_splits(TransferConfig(dataset=str(file), limit=4, reward=f"{tmp_path}/mine.py:reward"))
     assert [problem.answer for problem in splits.test] == [""] * 4
+
+
+def test_a_mixture_has_equal_parts_in_turn_and_each_question_the_examples_of_its_own(tmp_path: Path) -> None:
+    letters = write(tmp_path / "letters.jsonl", [(f"Which letter is number {n}?", chr(96 + n)) for n in range(1, 27)])
+    mixed = TransferConfig(dataset=f"arithmetic + {letters}", limit=5, train_limit=9, examples=2, cot="none")
+    splits = load_splits(mixed)
+    alone = [
+        load_splits(TransferConfig(dataset=name, limit=limit, train_limit=trained, examples=2, cot="none"))
+        for name, limit, trained in (("arithmetic", 3, 5), (letters, 2, 4))
+    ]
+    for name in ("test", "validation", "train", "examples"):
+        first, second = (getattr(part, name) for part in alone)
+        found = getattr(splits, name)
+        assert [problem.question for problem in found[::2]][: len(second)] == [problem.question for problem in first][
+            : len(second)
+        ]
+        assert {problem.question for problem in found} == {problem.question for problem in [*first, *second]}
+        assert len({problem.id for problem in found}) == len(found) == len(first) + len(second)
+    assert [problem.id[:2] for problem in splits.test] == ["0/", "1/", "0/", "1/", "0/"]
+    environment = mixed.environment(LM, splits.test, ["none"], examples=splits.examples, completions=1)
+    for number, problem in enumerate(splits.test):
+        text = LM.tokenizer.decode(environment.prompt(number, 8).tokens)
+        assert text.count("Which letter") == (3 if problem.id[0] == "1" else 0)
+        assert text.count("boxed{") == 3 + 2
+
+
+def test_a_mixture_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--limit 1: give at least 2, one for each data set"):
+        load_splits(TransferConfig(dataset="arithmetic + instructions", limit=1))
+    ours = write(tmp_path / "ours.jsonl", [(f"What is {n}?", str(n)) for n in range(20)])
+    theirs = write(tmp_path / "theirs.jsonl", [(f"What is {n}?", str(n)) for n in range(19, -1, -1)])
+    with pytest.raises(ValueError, match=r"--dataset .*: 4 problems of one data set are those of another's other split"):
+        load_splits(TransferConfig(dataset=f"{ours} + {theirs}", limit=4, train_limit=40))
+    with pytest.raises(ValueError, match="--train-dataset does not go with a mixture"):
+        load_splits(TransferConfig(dataset=f"{ours} + {theirs}", train_dataset="arithmetic"))

@@ -17,6 +17,7 @@ from adaptive_jax.learning.bandit import (
     decisions,
     draw_group,
     embeddings,
+    fit_bandit,
     preferences,
     train_bandit,
 )
@@ -121,6 +122,33 @@ def test_the_best_action_depends_on_the_sampling_budget() -> None:
     assert reports[0][1]["reward"] < reports[-1][1]["reward"] <= 1
     assert {metrics["applied"] for _, metrics in reports} == {1.0}
     assert sum(reports[0][1]["action_probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def noise(best: np.ndarray, seed: int, prompts: int = 96) -> Table:
+    """Rates that no embedding tells anything about; in the mean of the prompts, action best[k] leads at sampling budget k."""
+    rng = np.random.default_rng(seed)
+    last, mean = rng.normal(size=(2, prompts, HIDDEN))
+    rates = rng.random((len(best), prompts, 3)) * 0.6 + 0.4 * np.eye(3)[best][:, None]
+    return Table(*(jnp.asarray(array, jnp.float32) for array in (last, mean, rates)))
+
+
+@pytest.mark.parametrize("sees_samples", [True, False])
+def test_where_prompts_tell_nothing_the_best_constant_is_kept(sees_samples: bool) -> None:
+    best = np.array([0, 1, 2, 2]) if sees_samples else np.array([0, 2, 2, 2])
+    some = sequence_adapter(HIDDEN, adapter(3).actions, width=16, sees_samples=sees_samples)
+    kept, history = fit_bandit(some, noise(best, 0), SETTINGS, validation=noise(best, 1))
+    assert len(history) == SETTINGS.updates // SETTINGS.report_every
+    unseen = noise(best, 2)
+    for k, samples in enumerate(SETTINGS.samples):
+        index = jnp.arange(96)
+        choice = kept.begin(unseen.observe(index, jnp.full(96, samples, jnp.int32)), jnp.zeros(96))
+        np.testing.assert_array_equal(choice, best[k] if sees_samples else 2)
+
+
+def test_a_sure_gain_is_kept() -> None:
+    shares = np.array([[0.75, 0.25, 0.5], [0.25, 0.75, 0.5]])
+    kept, _ = fit_bandit(adapter(3), table(shares), SETTINGS, validation=table(shares, seed=1))
+    assert (chosen(kept, table(shares, seed=2), 1) == np.arange(64) % 2).mean() > 0.9
 
 
 def test_what_is_learnt_depends_on_the_seed_and_not_on_the_reports() -> None:
