@@ -27,7 +27,8 @@ class CodeToken(MathToken):
     model: str = "fork"
     dataset: str = "fork_programs"
     limit: int = 300
-    train_limit: int | None = 256
+    train_limit: int | None = 128
+    validate_every: int = 20
     budget: tuple[int, ...] = (10, 24)
     cot: Cot = "none"
     allow_unsandboxed: bool = False

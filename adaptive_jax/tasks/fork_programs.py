@@ -40,7 +40,7 @@ from adaptive_jax.tasks.problem import Case, Problem
 WORDINGS: dict[Kind, str] = {"guess": "Apply ", "firm": "Carry out ", "hidden": "Perform ", "noisy": "Do "}
 OPERATIONS = tuple(f"{sign}{number}" for sign in "+-*" for number in range(2 if sign == "*" else 1, 10))
 NAMES = "nabkmtxyz"
-INPUTS = (3, 0, 12)
+INPUTS = (3, 12)  # what is computed is linear in the number that is read: two numbers tell any two such programs apart
 
 
 def problems(split: str = "test", limit: int | None = None) -> list[Problem]:
