@@ -33,6 +33,28 @@ class Inspect:
 
 
 @dataclass(frozen=True)
+class Report:
+    """One HTML file with the verdict, figures, tables and completions of a run, or of several side by side.
+
+    Attributes:
+        runs: run directories.
+        out: the file to write (report.html in the first run if not given).
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
+
+    def __call__(self) -> tuple[str, bool]:
+        from adaptive_jax.report.page import report
+
+        if not self.runs:
+            raise ValueError("name at least one run directory")
+        path = self.out or self.runs[0] / "report.html"
+        path.write_text(report(self.runs))
+        return f"{path} is written\n", True
+
+
+@dataclass(frozen=True)
 class AuditGrader:
     """Whether the grader knows a data set's answers, as they are, changed and rewritten.
 
@@ -121,7 +143,13 @@ class Export:
         return f"{address} has it: custom_generate={name!r}, or aj.load_adapter({name!r})\n", True
 
 
-VERBS: dict[str, Callable[..., Any]] = {"inspect": Inspect, "audit-grader": AuditGrader, "rollout": Rollout, "export": Export}
+VERBS: dict[str, Callable[..., Any]] = {
+    "inspect": Inspect,
+    "report": Report,
+    "audit-grader": AuditGrader,
+    "rollout": Rollout,
+    "export": Export,
+}
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
 from experiments.asking import COMPONENT
 from experiments.launching import exit_on_usage_error, launch
-from experiments.running import load_model, open_run
+from experiments.running import load_model, open_run, write_report
 from experiments.splits import TransferConfig, load_splits, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
@@ -235,6 +235,7 @@ def methods(
     best = {k: best_static(validation, k) for k in range(1, LARGEST + 1)}
     names = {f"pass@{k}": setting_name(config.settings[best[k]]) for k in SAMPLES}
     run.log(event=BASELINE, cot=cot, budget=budget, **names)
+    run.log(event="actions", actions=[setting_name(setting) for setting in config.settings])
     log.info("CoT %s, b = %d, best static on validation: %s", cot, budget, "; ".join(f"{k} {v}" for k, v in names.items()))
     found: dict[str, list[Estimate]] = {
         BASELINE: [lambda asked, k: asked.reached(best[k], k)],
@@ -321,6 +322,7 @@ def report(
             run.write_file(f"{prefix}pass_at_k_b{budget}.png", draw)
     tables = "\n".join(texts)
     run.write_text("results.md", tables)
+    write_report(run)
     return tables
 
 

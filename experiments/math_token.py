@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ from experiments.asking import asked_digest
 from experiments.config import TrainingConfig
 from experiments.launching import exit_on_usage_error, launch
 from experiments.progress import Progress
-from experiments.running import load_model, open_run
+from experiments.running import load_model, open_run, write_report
 from experiments.schedules import hand_written
 from experiments.splits import TransferConfig, load_splits, parts_of
 from experiments.training import train_stage
@@ -194,6 +195,7 @@ class Comparison:
         self._rows: dict[str, list[Row]] = {name: [] for name in evaluated}
         self._verdicts: dict[Asked, dict[str, np.ndarray]] = {asked: {} for asked in self._evaluated}
         self._samples: dict[Asked, dict[str, list[Sample]]] = {asked: {} for asked in self._evaluated}
+        self._behaviour: dict[Asked, dict[str, Any]] = {asked: {} for asked in self._evaluated}
         self._best: Estimates = {}
 
     def run(self) -> str:
@@ -203,6 +205,7 @@ class Comparison:
         watched = self._validation[config.cot]
         resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
         run.log(event="settings", questions=sizes, training=len(self._training), validation=len(watched), **resolved)
+        run.log(event="actions", actions=[setting_name(action) for action in config.action_set])
         self._baselines()
         curves: dict[str, list[Metrics]] = {}
         for method, (name, _, _) in ADAPTERS.items():
@@ -267,6 +270,7 @@ class Comparison:
         """What a method reached, in each training seed."""
         for asked in self._evaluated:
             self._verdicts[asked][method] = np.sum([scores[asked].verdicts for scores in runs], axis=0)
+            self._behaviour[asked][method] = unpacked(runs[0][asked].behaviour)
             self._samples[asked][method] = [sample for scores in runs for sample in unpacked(scores[asked].samples)]
         metrics = self._config.metrics
         self._add_estimates(method, [{(asked, m): own[asked].metric(m) for asked in own for m in metrics} for own in runs])
@@ -287,6 +291,7 @@ class Comparison:
             content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset, self._config.cot])
             self._run.write_json(f"{prefix}results.json", content)
             self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset, self._config.cot]))
+            self._run.write_json(f"{prefix}behaviour.json", self._behaviour[dataset, self._config.cot])
             for metric, cot in itertools.product(self._config.metrics, self._config.cots):
                 own = [row for row in rows if row.metric == metric and row.cot == cot]
                 texts += [caption(name, dataset, own), markdown_table(own)]
@@ -299,6 +304,7 @@ class Comparison:
                 self._run.write_file(f"{prefix}budgets.png", draw)
         tables = "\n".join(texts)
         self._run.write_text("results.md", tables)
+        write_report(self._run)
         return tables
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from adaptive_jax import parallel
 from adaptive_jax.learning.train import GradedRewards, TrainingDiverged
 from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.report.page import report
 from adaptive_jax.runs.directory import RunDirectory
 from adaptive_jax.runs.fingerprint import (
     Fingerprint,
@@ -92,6 +93,11 @@ def load_model(config: AskingConfig) -> LM:
     if not config.apply_chat_template:
         lm.tokenizer.chat_template = None
     return lm
+
+
+def write_report(run: RunDirectory) -> None:
+    """Write report.html from what the run has written so far."""
+    run.write_text("report.html", parallel.on_main_process(lambda: report([run.path])))
 
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: Splits) -> Fingerprint:

@@ -35,7 +35,7 @@ from adaptive_jax.learning.selection import (
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.actions import SAMPLES, SequenceConfig, scored
 from experiments.launching import exit_on_usage_error, launch
-from experiments.running import load_model, open_run
+from experiments.running import load_model, open_run, write_report
 from experiments.splits import load_splits
 
 log = logging.getLogger("experiments.select_actions")  # __name__ is __main__ under python -m
@@ -119,6 +119,7 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
     names = {method: [setting_name(settings[index]) for index in indices] for method, indices in chosen.items()}
     table = coverage_table(rows, names, name, config.dataset)
     run.write_text("results.md", table)
+    write_report(run)
     return table
 
 

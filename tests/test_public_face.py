@@ -101,6 +101,16 @@ def test_a_prompt_given_twice_goes_on_counting(lm: aj.LM, prompts: list[str]) ->
     assert tokens(twice)[1] + tokens(twice)[3] == tokens(once)[1]
 
 
+def test_each_prompt_may_have_its_own_policy(lm: aj.LM, prompts: list[str], done: list[list[aj.Completion]]) -> None:
+    greedy = aj.static(temperature=0.0)
+    again = jax.tree.map(lambda x: x, WARM)  # another object, an equal policy
+    found = aj.generate(lm, prompts, policy=[WARM, greedy, again, greedy], n=2, seed=3, **OPTIONS)
+    cold = aj.generate(lm, prompts, policy=greedy, n=2, seed=3, **OPTIONS)
+    assert tokens(found) == [tokens(part)[number] for number, part in enumerate((done, cold, done, cold))]
+    with pytest.raises(ValueError, match="policy has 2 entries for 4 prompts"):
+        aj.generate(lm, prompts, policy=[WARM, greedy], **OPTIONS)
+
+
 def test_batches_are_the_parts_of_one_rollout(lm: aj.LM, prompts: list[str]) -> None:
     """Prompts come from a generator, one of them twice; of those of the third batch none is taken before it is due."""
     asked = [*prompts[:3], prompts[0], *prompts[2:]]

@@ -15,6 +15,7 @@ from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
+from adaptive_jax.digest import tree_digest
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import decode, encode
 
@@ -47,7 +48,7 @@ class Completion:
 def generate(
     lm: LM,
     prompts: Sequence[str],
-    policy: Policy,
+    policy: Policy | Sequence[Policy],
     *,
     n: int = 1,
     max_new_tokens: int = 256,
@@ -66,7 +67,8 @@ def generate(
     Args:
         lm: the frozen language model.
         prompts: texts to be continued, special tokens spelled out (see `adaptive_jax.prompt`).
-        policy: chooses the sampling action: `adaptive_jax.static(...)`, an adapter, ...
+        policy: chooses the sampling action: `adaptive_jax.static(...)`, an adapter, ...; or a list with one
+            for each prompt. Prompts of equal policies are decoded together, one policy after the other.
         n: completions per prompt; the sampling budget B that the policy sees.
         max_new_tokens: tokens a completion may have.
         budget: token budget b, for all prompts or one each; at most max_new_tokens, which it is by default.
@@ -78,8 +80,8 @@ def generate(
 
     Raises:
         TypeError: prompts is one string instead of a list.
-        ValueError: an empty prompt or stop text, a prompt that does not fit the model's context with its budget or has a token
-            that the model has not, or a budget out of range.
+        ValueError: not one policy for each prompt, an empty prompt or stop text, a prompt that does not fit the model's context
+            with its budget or has a token that the model has not, or a budget out of range.
         FloatingPointError: the model's logits are not finite.
     """
     _check(prompts, n=n, rows=rows)
@@ -88,23 +90,20 @@ def generate(
     budgets = _budgets(budget, max_new_tokens, len(prompts))
     ends = StopTexts(lm, stop)
     asked = _asked(lm, prompts, budgets, n, Counter())
+    done: list[list[Completion]] = [[] for _ in asked]
+    options: dict[str, Any] = {"n": n, "seed": seed, "rows": rows, "logprobs": logprobs}
+    options["prompt_width"] = max(len(prompt.tokens) for prompt in asked)
     with tqdm(total=n * len(asked), desc="completions", disable=not progress) as bar:
+        for own, members in _by_policy(policy, len(asked)):
+            before = bar.n
 
-        def show(ended: int) -> None:
-            bar.update(ended - bar.n)
+            def show(ended: int, before: int = before) -> None:
+                bar.update(before + ended - bar.n)
 
-        trajectory, texts = complete(
-            lm,
-            asked,
-            policy,
-            ends,
-            n=n,
-            seed=seed,
-            rows=rows,
-            logprobs=logprobs,
-            on_progress=show,
-        )
-    return _groups(trajectory, texts, n)
+            groups = _groups(*complete(lm, [asked[i] for i in members], own, ends, on_progress=show, **options), n)
+            for place, group in zip(members, groups, strict=True):
+                done[place] = group
+    return done
 
 
 def rollout_batches(
@@ -199,6 +198,19 @@ def _asked(lm: LM, texts: Sequence[str], budgets: Sequence[int], n: int, seen: C
         asked.append(Prompt(text, tokens, budget, first_completion=seen[known] * n))
         seen[known] += 1
     return asked
+
+
+def _by_policy(policy: Policy | Sequence[Policy], count: int) -> list[tuple[Policy, list[int]]]:
+    """Policies with the prompts that each is for; equal ones are one."""
+    if not isinstance(policy, Sequence):
+        return [(policy, list(range(count)))]
+    if len(policy) != count:
+        raise ValueError(f"policy has {len(policy)} entries for {count} prompts: give one policy, or one each")
+    known = {id(own): (jax.tree.structure(own), tree_digest(own)) for own in policy}
+    found: dict[Any, tuple[Policy, list[int]]] = {}
+    for number, own in enumerate(policy):
+        found.setdefault(known[id(own)], (own, []))[1].append(number)
+    return list(found.values())
 
 
 def _budgets(budget: int | Sequence[int] | None, max_new_tokens: int, count: int) -> list[int]:

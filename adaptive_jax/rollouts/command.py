@@ -13,9 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import pyarrow as pa
 from tqdm import tqdm
 
+from adaptive_jax import parallel
 from adaptive_jax.decoding.generate import complete
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
@@ -36,6 +38,7 @@ from adaptive_jax.tasks.problem import Grade
 from adaptive_jax.tasks.rewards import RewardFailed, RewardFunction, load_reward
 from adaptive_jax.tasks.sandbox import SandboxUnavailable
 
+NO_QUESTION = ("out", "shards", "only", "distributed")  # flags that change no row
 Part = tuple[list[Request], Policy, Trajectory, list[str]]  # requests under one policy, with their completions and texts
 
 
@@ -47,13 +50,17 @@ def rollout(config: RolloutConfig) -> str:
         FloatingPointError: the model's logits are not finite.
     """
     config.check()
-    lm = load_lm(config.model)
+    if config.distributed:
+        parallel.connect()
+    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
     job = _Job(lm, config)
     try:
         if config.only is not None:
             return job.one(config.only)
         assert config.out is not None  # `check` saw to that
-        return job.run(config.out, config.job)
+        done = job.run(config.out, (jax.process_index(), jax.process_count()) if config.distributed else config.job)
+        parallel.on_main_process(lambda: None)  # all leave together: process 0 has what the others find each other by
+        return done
     except (RewardFailed, SandboxUnavailable) as error:
         raise ValueError(str(error)) from error
 
@@ -82,9 +89,7 @@ class _Job:
         """Draw this job's shards that are not finished."""
         size = max(self._config.shard_size // self._config.completions, 1)  # prompts of a shard
         parts = [self._requests[start : start + size] for start in range(0, len(self._requests), size)]
-        asked = {
-            name: value for name, value in dataclasses.asdict(self._config).items() if name not in ("out", "shards", "only")
-        }
+        asked = {name: value for name, value in dataclasses.asdict(self._config).items() if name not in NO_QUESTION}
         with Shards(directory, len(parts), job, asked, self._fingerprint()) as shards, ThreadPoolExecutor(1) as others:
             before = len(range(job[0], len(parts), job[1])) - len(shards.todo)
             total = sum(len(parts[shard]) for shard in shards.todo) * self._config.completions

@@ -35,6 +35,8 @@ class RolloutConfig:
         shard_size: rows of a file at most, but whole prompts.
         rows: completions decoded side by side.
         shards: I/N: be job I of N, from 0, which share the directory.
+        distributed: the processes of this TPU slice, Slurm or Kubernetes job are its jobs, as for the experiments.
+        model_parallel: devices that share one copy of the model.
         only: ID:COMPLETION: draw one completion again and print it.
     """
 
@@ -60,13 +62,15 @@ class RolloutConfig:
     shard_size: int = 4096
     rows: int = 128
     shards: str | None = None
+    distributed: bool = False
+    model_parallel: int = 1
     only: str | None = None
 
     def check(self) -> None:
         """Raises ValueError where flags contradict each other or are out of range."""
         if (self.dataset is None) == (self.prompts is None):
             raise ValueError("give one of --dataset and --prompts")
-        for name in ("completions", "budget", "shard_size", "rows"):
+        for name in ("completions", "budget", "shard_size", "rows", "model_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least 1")
         if self.policy is not None and self.settings:
@@ -80,6 +84,8 @@ class RolloutConfig:
             raise ValueError(f"--columns {unknown[0]}: no such column; there are {', '.join(TYPES)}")
         if not self.graded and (asked := [name for name in self.columns if name in GRADED]):
             raise ValueError(f"--columns {asked[0]}: give --grade or --reward, too")
+        if self.distributed and (self.shards is not None or self.only is not None):
+            raise ValueError("--distributed makes each process a job of its own: leave out --shards and --only")
         _ = self.job
 
     @property

@@ -5,6 +5,7 @@ Earlier versions wrote records instead (`adaptive_jax.runs.records`); these are 
 
 import dataclasses
 import functools
+import json
 import re
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,7 +20,7 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.lm.model import LM
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
-from adaptive_jax.runs.fingerprint import check_fingerprint, model_fingerprint
+from adaptive_jax.runs.fingerprint import FingerprintMismatch, check_fingerprint, model_fingerprint
 from adaptive_jax.runs.hub import download_adapter, is_hub_id
 from adaptive_jax.runs.portable import CONFIG, WEIGHTS, DamagedRecord, read_portable, write_portable
 from adaptive_jax.runs.records import (
@@ -89,14 +90,14 @@ def save_adapter(
         license: of the adapter, an identifier of the hub, such as "apache-2.0".
 
     Raises:
-        ValueError: a row of the results lacks a field.
+        ValueError: a row of the results lacks a field, or something that is told cannot be written as JSON.
         NotWritten: it cannot be written.
     """
     for number, row in enumerate(results):
         if missing := [field for field in ROW if field not in row]:
             raise ValueError(f"row {number} of results has no {missing[0]!r}; a row has {', '.join(ROW)}")
     kind = "sequence" if isinstance(adapter, SequenceAdapter) else "token"
-    told = {"license": license, "trained": dict(trained or {}), "results": [dict(row) for row in results]}
+    told = _plain({"license": license, "trained": dict(trained or {}), "results": [dict(row) for row in results]})
     description = {
         "kind": kind,
         "name": Path(directory).name,
@@ -110,6 +111,17 @@ def save_adapter(
     arrays = {name.removesuffix(_LEAF): array for name, array in named_leaves(adapter.params).items()}
     with replacing(Path(directory)) as partial:
         write_portable(partial, arrays, description)
+
+
+def _plain(told: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it: numbers of NumPy are numbers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        raise ValueError(f"an adapter's training and results are JSON, which has no {type(value).__name__}: {value!r}")
+
+    return dict(json.loads(json.dumps(told, default=plain)))
 
 
 def load_adapter(
@@ -134,15 +146,21 @@ def load_adapter(
     Raises:
         FileNotFoundError: there is no such adapter; the message lists those that there are, or says why the hub gave none.
         DamagedRecord, NewerRecord: see `check_adapter`.
-        FingerprintMismatch: it was trained with another model.
+        FingerprintMismatch: it was trained with another model. One of another hidden size is never allowed.
     """
     directory = find_adapter(path, method=method, seed=seed, revision=revision)
     description, make, arrays = _checked(directory)
     if lm is not None:
+        if (width := description["hidden_size"]) != lm.config.hidden_size:
+            base = repr(description["base_model"]) if "base_model" in description else "the model that it was trained with"
+            raise FingerprintMismatch(
+                f"the adapter in {directory} belongs to a model of hidden size {width}, and {lm.name!r} has "
+                f"{lm.config.hidden_size}: load {base}"
+            )
         present = model_fingerprint(lm)
         recorded = {field: description["fingerprint"].get(field) for field in present}
-        base = f", which belongs to the model {name!r}," if (name := description.get("base_model")) else ""
-        check_fingerprint(f"the adapter in {directory}{base}", recorded, present, allow_changed)
+        of = f", which belongs to the model {name!r}," if (name := description.get("base_model")) else ""
+        check_fingerprint(f"the adapter in {directory}{of}", recorded, present, allow_changed)
     parameters = arrays()
     if unsound := [name for name, array in parameters.items() if not np.isfinite(array).all()]:
         raise DamagedRecord(f"{directory}: {unsound[0]} holds values that are not finite: train the adapter again")
@@ -163,7 +181,8 @@ def find_adapter(path: str | Path, *, method: str = MAIN, seed: int | None = Non
         seeds = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{re.escape(method)}-seed(\d+)", name))}
         if not seeds or seed not in (None, *seeds):
             which = f"method {method!r}" + ("" if seed is None else f" and seed {seed}")
-            raise FileNotFoundError(f"no adapter for {which} in {directory}; it has: {', '.join(found) or 'none'}")
+            there = f"it has: {', '.join(found) or 'none'}" if directory.is_dir() else "there is no such directory"
+            raise FileNotFoundError(f"no adapter for {which} in {directory}; {there}")
         return directory / ADAPTERS / seeds[min(seeds) if seed is None else seed]
     return directory
 

@@ -1,4 +1,4 @@
-"""A server with the completions interface of OpenAI, as vLLM extends it; adaptive_jax decodes behind it."""
+"""A server with the completions interface of OpenAI as vLLM extends it: adaptive_jax decodes, by the setting it is told."""
 
 import contextlib
 import json

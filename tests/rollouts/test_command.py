@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -50,9 +51,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole"
 
 
-def start(out: Path, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "adaptive_jax", "rollout", *ASKED, "--grade", "--out", str(out)]
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+def start(out: Path, cache: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "adaptive_jax", "rollout", *ASKED, "--grade", "--out", str(out), *flags]
+    kept = variables | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -93,6 +94,20 @@ def test_rows_are_what_python_draws_and_the_grader_says(whole: Path, lm: aj.LM) 
     assert {name: entry["sha256"] for name, entry in told.items()} == {
         name: file_digest(whole / "rows" / name) for name in shards(whole)
     }
+
+
+def test_the_processes_of_a_job_share_the_shards(whole: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    cache = whole.parent / "cache"
+    job = [start(tmp_path, cache, "--distributed", **told, JAX_PROCESS_ID=str(number)) for number in range(2)]
+    printed = [process.communicate(timeout=300) for process in job]
+    assert [process.returncode for process in job] == [0, 0], printed
+    assert ["5 shards written" in printed[0][0], "4 shards written" in printed[1][0]] == [True, True]
+    assert shards(tmp_path) == shards(whole)
+    manifests = [json.loads((tmp_path / f"manifest-{number}-of-2.json").read_text()) for number in range(2)]
+    assert manifests[0]["shards"] | manifests[1]["shards"] == manifest(whole)["shards"]
 
 
 def test_a_killed_rollout_comes_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from adaptive_jax.runs.adapters import MAIN, Adapter, load_adapter, save_adapter
 from adaptive_jax.runs.fingerprint import FingerprintMismatch, model_fingerprint
 from adaptive_jax.runs.portable import DamagedRecord, NewerRecord, read_portable, read_signed, signed, write_portable
 from adaptive_jax.runs.records import named_leaves, read_manifest, write_record
-from tests.policies.adapters import random_adapter, random_sequence_adapter
+from tests.policies.adapters import random_adapter, random_sequence_adapter, small_adapter
 from tests.runs.damage import files, flip
 
 HIDDEN = 6
@@ -39,6 +39,19 @@ def save_as_earlier(directory: Path, adapter: Adapter, **changed: object) -> Non
     save_adapter(directory, adapter)
     facts = read_portable(directory)[0] | changed
     write_record(directory, named_leaves(adapter.params), {key: value for key, value in facts.items() if value is not None})
+
+
+def test_what_is_told_of_an_adapter_is_kept(tmp_path: Path) -> None:
+    row = {"metric": "pass@1", "cot": "none", "budget": 48, "value": np.float32(0.5), "ci95": np.mean([0.25]), "n": np.int64(9)}
+    save_adapter(tmp_path / "a", small_adapter(HIDDEN), trained={"dataset": "mine"}, results=[row], license="mit")
+    told = read_portable(tmp_path / "a")[0]
+    assert (told["trained"], told["license"]) == ({"dataset": "mine"}, "mit")
+    assert told["results"] == [{**row, "value": 0.5, "ci95": 0.25, "n": 9}]
+    with pytest.raises(ValueError, match="row 0 of results has no 'cot'; a row has metric, cot, budget, value, ci95, n"):
+        save_adapter(tmp_path / "b", small_adapter(HIDDEN), results=[{"metric": "pass@1"}])
+    with pytest.raises(ValueError, match="are JSON, which has no PosixPath"):
+        save_adapter(tmp_path / "b", small_adapter(HIDDEN), trained={"dataset": tmp_path})
+    assert not (tmp_path / "b").exists()
 
 
 def save(run: Path, name: str, adapter: TokenAdapter) -> None:
@@ -97,8 +110,10 @@ def test_what_is_not_there_is_told_with_what_is(run: Path, tmp_path: Path) -> No
         load_adapter(run, method="sequence")
     with pytest.raises(FileNotFoundError, match=r"seed 3.*token-adapter-budget-seed9"):
         load_adapter(run, seed=3)
-    with pytest.raises(FileNotFoundError, match=r"nothing here.*it has: none"):
+    with pytest.raises(FileNotFoundError, match=r"nothing here; there is no such directory"):
         load_adapter(tmp_path / "nothing here")
+    with pytest.raises(FileNotFoundError, match=r"no adapter.*; it has: none"):
+        load_adapter(tmp_path)
 
 
 def test_a_portable_adapter_is_two_files_that_are_read_without_jax(tmp_path: Path) -> None:
@@ -230,11 +245,15 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_knows_its_model(tmp_path: Path) -> None:
     lm = load_lm("tiny")
-    save_adapter(tmp_path / "own", random_adapter(HIDDEN), fingerprint=model_fingerprint(lm) | {"seed": 3})
-    assert bits(load_adapter(tmp_path / "own", lm=lm)) == bits(random_adapter(HIDDEN))
+    own = random_adapter(lm.config.hidden_size)
+    save_adapter(tmp_path / "own", own, fingerprint=model_fingerprint(lm) | {"seed": 3})
+    assert bits(load_adapter(tmp_path / "own", lm=lm)) == bits(own)
     other = dataclasses.replace(lm, params=jax.tree.map(lambda leaf: leaf * 2, lm.params), stop_ids=(1,))
     with pytest.raises(FingerprintMismatch, match=r"own was made.*weights was \"float32 \w+\" and is.*tokenizer was"):
         load_adapter(tmp_path / "own", lm=other)
     with pytest.raises(FingerprintMismatch, match=r"--allow-changed tokenizer goes on$"):
         load_adapter(tmp_path / "own", lm=other, allow_changed=["weights"])
     load_adapter(tmp_path / "own", lm=other, allow_changed=["weights", "tokenizer"])
+    save_adapter(tmp_path / "narrow", random_adapter(HIDDEN), fingerprint=model_fingerprint(lm))
+    with pytest.raises(FingerprintMismatch, match="narrow belongs to a model of hidden size 6, and 'tiny' has 96: load the"):
+        load_adapter(tmp_path / "narrow", lm=lm, allow_changed=["weights", "tokenizer"])
