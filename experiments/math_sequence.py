@@ -37,7 +37,7 @@ from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_tabl
 from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
-from adaptive_jax.lm.model import LM
+from adaptive_jax.lm.model import EMBEDDED, LM
 from adaptive_jax.parallel import on_main_process
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
 from adaptive_jax.policies.token import PAPER_ACTIONS
@@ -45,7 +45,7 @@ from adaptive_jax.runs.adapters import ADAPTERS, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.machine import environment as machine
 from adaptive_jax.runs.records import named_leaves, replace_leaves
-from adaptive_jax.tasks import arithmetic
+from adaptive_jax.tasks import arithmetic, forks
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.actions import SAMPLES, SequenceConfig, scored
 from experiments.asking import COMPONENT
@@ -55,8 +55,8 @@ from experiments.splits import TransferConfig, load_splits, parts_of
 
 log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ under python -m
 
-TINY_ACTIONS = Path(__file__).parent / "results" / "select_actions_tiny" / "actions.json"
-TINY_TRAIN_LIMIT = 2048
+OWN_ACTIONS = {name: Path(__file__).parent / "results" / f"select_actions_{name}" / "actions.json" for name in EMBEDDED}
+EMBEDDED_TRAIN_LIMIT = 2048
 BASELINE = "best static"
 # method -> name, whether it sees B, how it learns
 TRAINED: dict[str, tuple[str, bool, Rule]] = {
@@ -75,8 +75,10 @@ class MathSequence(SequenceConfig, TransferConfig):
 
     Attributes:
         cot: how the problems are asked; mix asks them in both ways, and so has rows for all and none as well.
-        train_limit: how many problems are trained on, at most (2048 for tiny, 512 otherwise; 64 for a real model on a CPU).
-        actions: an action-set file that select_actions wrote (for tiny its own, otherwise greedy, 0.5, 1.0 and 1.25).
+        train_limit: how many problems are trained on, at most (2048 for tiny and fork, 512 otherwise; 64 for a real
+            model on a CPU).
+        actions: an action-set file that select_actions wrote (for tiny and fork their own, otherwise greedy, 0.5, 1.0
+            and 1.25).
         completions: completions per question and action for training and validation, at least 8.
         held_out_completions: completions per question and action on the problems that are evaluated, at least 8.
         updates: policy-gradient updates per adapter and seed.
@@ -102,7 +104,7 @@ class MathSequence(SequenceConfig, TransferConfig):
     @property
     def splits(self) -> "MathSequence":
         """The flags that the problems follow from: from few problems, an adapter learns the luck of their completions."""
-        limit = TINY_TRAIN_LIMIT if self.model == "tiny" and self.train_limit is None else self.train_limit
+        limit = EMBEDDED_TRAIN_LIMIT if self.model in EMBEDDED and self.train_limit is None else self.train_limit
         return dataclasses.replace(self, train_limit=limit)
 
     @property
@@ -117,9 +119,10 @@ class MathSequence(SequenceConfig, TransferConfig):
     @property
     def settings(self) -> list[SamplingParams]:
         """The action set."""
-        if self.actions is None and self.model != "tiny":
+        file = self.actions or OWN_ACTIONS.get(self.model)
+        if file is None:
             return [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
-        return load_actions(self.actions or TINY_ACTIONS)
+        return load_actions(file)
 
 
 def main(config: MathSequence) -> Path:
@@ -191,10 +194,12 @@ class Part:
 
 
 def kind(question: Question) -> str:
-    """What a lookup table tells questions apart by: how they are asked, and their data set or the signs of their steps."""
+    """What a lookup table tells questions apart by: how they are asked, and data set, kind, or the signs of their steps."""
     way, (dataset, _, chain) = "step by step" if question.cot else "direct", question.problem.id.partition("/")
     if COMPONENT in question.problem.metadata:
         return f"{way} {question.problem.metadata[COMPONENT]}"
+    if dataset in ("forks", "fork_programs"):
+        return f"{way} {forks.kind_of(chain)}"
     if dataset != "arithmetic":
         return way
     return f"{way} {''.join(sorted('+' if step > 0 else '-' for step in arithmetic.parse(chain)[1]))}"

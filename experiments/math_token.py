@@ -11,6 +11,7 @@ run that was cut off, and comes to the same bits.
 
 import dataclasses
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import numpy as np
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
-from adaptive_jax.environment import Environment
+from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json
@@ -39,12 +40,14 @@ from adaptive_jax.policies.token import PAPER_ACTIONS, Inputs, TokenAdapter, tok
 from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
 from adaptive_jax.runs.adapters import MAIN, save_adapter
 from adaptive_jax.runs.directory import Metrics, RunDirectory
+from adaptive_jax.runs.machine import environment as machine
+from adaptive_jax.tasks.sandbox import choose_tier, tiers
 from experiments.asking import asked_digest
 from experiments.config import TrainingConfig
-from experiments.fork_schedule import fork_schedule
 from experiments.launching import exit_on_usage_error, launch
 from experiments.progress import Progress
 from experiments.running import load_model, open_run, write_report
+from experiments.schedules import hand_written
 from experiments.splits import TransferConfig, load_splits, parts_of
 from experiments.training import train_stage
 
@@ -65,7 +68,8 @@ LAYOUT = (
     "optimistic.\n"
 )
 
-Estimates = dict[tuple[str, str], np.ndarray]  # (data set, metric) -> each question's own, float [Q, K]
+Asked = tuple[str, Cot]  # a data set, and how its problems are asked
+Estimates = dict[tuple[Asked, str], np.ndarray]  # asked, metric -> each question's own, float [Q, K]
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class MathToken(TrainingConfig, TransferConfig):
         return [SamplingParams(temperature) for temperature in PAPER_ACTIONS]
 
     @property
+    def cots(self) -> tuple[Cot, ...]:
+        """The rows of the table; what is trained on mixed questions is evaluated on direct ones, too."""
+        return ("mix", "none") if self.cot == "mix" else (self.cot,)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """What is evaluated: Pass@1, Pass@B, and the mean of rewards of one's own, which may be graded."""
         own = ("reward",) if self.reward is not None else ()
@@ -139,21 +148,29 @@ def main(config: MathToken) -> Path:
     return run_token("math_token", config)
 
 
-def run_token(experiment: str, config: MathToken) -> Path:
-    """The experiment under a name; returns the run directory."""
+def run_token(experiment: str, config: MathToken, *, programs: bool = False, allow_unsandboxed: bool = False) -> Path:
+    """The experiment on problems that ask for answers, or for programs; returns the run directory."""
     start = time.monotonic()
     with exit_on_usage_error():
         lm, actions = load_model(config), config.action_set
-        splits = load_splits(config)
+        splits = load_splits(config, programs=programs)
         tries = max(config.completions, config.validations)
         parts = {
-            name: config.environment(lm, part, config.cot, examples=splits.examples, completions=tries)
-            for name, part in parts_of(config, splits).items()
+            (name, cot): config.environment(
+                lm, part, cot, examples=splits.examples, completions=tries, allow_unsandboxed=allow_unsandboxed
+            )
+            for name, part in parts_of(config, splits, programs=programs).items()
+            for cot in config.cots
         }
+        if programs:
+            choose_tier(allow_unsandboxed)
         share(config.settings(config.seed).prompts)  # too few of them for the processes? Better told of now than after hours
     with open_run(experiment, config, lm, splits) as run:
+        if programs:
+            run.write_json("environment.json", machine() | {"sandbox": choose_tier(allow_unsandboxed), "tiers": tiers()})
         log.info("%s: %.1fM parameters on %s", lm.name, lm.num_parameters / 1e6, jax.devices()[0].device_kind)
-        log.info("questions: %s", ", ".join(f"{len(environment)} of {name}" for name, environment in parts.items()))
+        sizes = {name: len(environment) for (name, _), environment in parts.items()}
+        log.info("questions: %s", ", ".join(f"{size} of {name}" for name, size in sizes.items()))
         log.info("%d actions: %s", len(actions), "; ".join(map(setting_name, actions)))
         table = Comparison(experiment, parts, config, run).run()
         log.info("\n%s\n%.1f minutes; everything is in %s", table, (time.monotonic() - start) / 60, run.path)
@@ -165,33 +182,36 @@ class Comparison:
 
     Args:
         experiment: its name.
-        parts: problems to train on, to validate with, and then the data sets to evaluate, by name.
+        parts: problems to train on, to validate with, and then the data sets to evaluate, by name and how they are asked.
         config, run: of the experiment.
     """
 
-    def __init__(self, experiment: str, parts: dict[str, Environment], config: MathToken, run: RunDirectory):
+    def __init__(self, experiment: str, parts: dict[Asked, Environment], config: MathToken, run: RunDirectory):
         self._experiment, self._config, self._run = experiment, config, run
-        (_, self._training), (_, self._validation), *evaluated = parts.items()
-        self._evaluated = dict(evaluated)
-        self._rows: dict[str, list[Row]] = {name: [] for name in self._evaluated}
-        self._verdicts: dict[str, dict[str, np.ndarray]] = {name: {} for name in self._evaluated}
-        self._samples: dict[str, dict[str, list[Sample]]] = {name: {} for name in self._evaluated}
-        self._behaviour: dict[str, dict[str, Any]] = {name: {} for name in self._evaluated}
+        training, validation, *evaluated = dict.fromkeys(name for name, _ in parts)
+        self._training = parts[training, config.cot]
+        self._validation = {cot: parts[validation, cot] for cot in config.cots}
+        self._evaluated = {(name, cot): parts[name, cot] for name in evaluated for cot in config.cots}
+        self._rows: dict[str, list[Row]] = {name: [] for name in evaluated}
+        self._verdicts: dict[Asked, dict[str, np.ndarray]] = {asked: {} for asked in self._evaluated}
+        self._samples: dict[Asked, dict[str, list[Sample]]] = {asked: {} for asked in self._evaluated}
+        self._behaviour: dict[Asked, dict[str, Any]] = {asked: {} for asked in self._evaluated}
         self._best: Estimates = {}
 
     def run(self) -> str:
         """Evaluate what learns nothing, train and evaluate the adapters; returns the tables."""
         config, run = self._config, self._run
-        sizes = {name: len(environment) for name, environment in self._evaluated.items()}
+        sizes = {name: len(environment) for (name, _), environment in self._evaluated.items()}
+        watched = self._validation[config.cot]
         resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
-        run.log(event="settings", questions=sizes, training=len(self._training), validation=len(self._validation), **resolved)
+        run.log(event="settings", questions=sizes, training=len(self._training), validation=len(watched), **resolved)
         run.log(event="actions", actions=[setting_name(action) for action in config.action_set])
         self._baselines()
         curves: dict[str, list[Metrics]] = {}
         for method, (name, _, _) in ADAPTERS.items():
             scores = []
             for seed in config.training_seeds:
-                adapter, curve = train_adapter(self._training, self._validation, config, method, seed, run)
+                adapter, curve = train_adapter(self._training, watched, config, method, seed, run)
                 curves.setdefault(name, curve)
                 scores.append(self._scores(f"{name}, seed {seed}", adapter))
             self._add(name, scores)
@@ -204,52 +224,63 @@ class Comparison:
         where it is known what the texts look like, and for each question the action that its own completions are best under."""
         config = self._config
         statics = {static_name(action): mixed([action]) for action in config.action_set}
-        known = [
-            score(self._validation, policy, f"validating {name}", config, self._run, completions=config.validations)
-            for name, policy in statics.items()
-        ]
+        known = {
+            cot: [
+                score(asked, policy, f"validating {name}" + self._way(cot), config, self._run, completions=config.validations)
+                for name, policy in statics.items()
+            ]
+            for cot, asked in self._validation.items()
+        }
         found = {name: self._scores(name, policy) for name, policy in statics.items()}
         oracle: Estimates = {}
-        for metric in config.metrics:
-            best = np.argmax([mean_of_known(scores.metric(metric)) for scores in known], axis=0)  # int [K], for each budget
+        for metric, cot in itertools.product(config.metrics, config.cots):
+            # int [K], for each budget
+            best = np.argmax([mean_of_known(scores.metric(metric)) for scores in known[cot]], axis=0)
             names = {f"b = {b}": [*statics][action] for b, action in zip(config.budgets, best, strict=True)}
-            self._run.log(event=BEST, metric=metric, **names)
-            log.info("best static on validation, %s: %s", metric, ", ".join(f"{n} at {b}" for b, n in names.items()))
-            for dataset in self._evaluated:
-                every = np.stack([scores[dataset].metric(metric) for scores in found.values()])  # [A, Q, K]
-                self._best[dataset, metric] = every[best, :, np.arange(len(best))].T
-                oracle[dataset, metric] = every.max(axis=0)
+            self._run.log(event=BEST, metric=metric, cot=cot, **names)
+            told = ", ".join(f"{n} at {b}" for b, n in names.items())
+            log.info("best static on validation, CoT %s, %s: %s", cot, metric, told)
+            for asked in self._evaluated:
+                if asked[1] == cot:
+                    every = np.stack([scores[asked].metric(metric) for scores in found.values()])  # [A, Q, K]
+                    self._best[asked, metric] = every[best, :, np.arange(len(best))].T
+                    oracle[asked, metric] = every.max(axis=0)
         for name, scores in found.items():
             self._add(name, [scores])
         self._add_estimates(BEST, [self._best])
         self._add(MIXED, [self._scores(MIXED, mixed(config.action_set))])
-        if config.model == "tiny" and config.dataset == "arithmetic":
-            self._add(SCHEDULE, [self._scores(SCHEDULE, fork_schedule(self._training.lm))])
+        if (schedule := hand_written(config.dataset, self._training.lm)) is not None:
+            self._add(SCHEDULE, [self._scores(SCHEDULE, schedule)])
         self._add_estimates(ORACLE, [oracle])
 
-    def _scores(self, name: str, policy: Policy) -> dict[str, Scores]:
-        """A policy on each data set."""
-        found = {}
-        for number, (dataset, environment) in enumerate(self._evaluated.items()):
-            stage = f"evaluating {name}" + (", transfer" if number else "")
+    def _way(self, cot: Cot) -> str:
+        """What tells the stages of a further row of the table from those of the first."""
+        return "" if cot == self._config.cot else f", CoT {cot}"
+
+    def _scores(self, name: str, policy: Policy) -> dict[Asked, Scores]:
+        """A policy on each data set, in each way of asking."""
+        found, first = {}, next(iter(self._rows))
+        for (dataset, cot), environment in self._evaluated.items():
+            stage = f"evaluating {name}" + ("" if dataset == first else ", transfer") + self._way(cot)
             tries = self._config.samples
-            found[dataset] = score(environment, policy, stage, self._config, self._run, completions=tries)
+            found[dataset, cot] = score(environment, policy, stage, self._config, self._run, completions=tries)
         return found
 
-    def _add(self, method: str, runs: Sequence[dict[str, Scores]]) -> None:
+    def _add(self, method: str, runs: Sequence[dict[Asked, Scores]]) -> None:
         """What a method reached, in each training seed."""
-        for dataset in self._evaluated:
-            self._verdicts[dataset][method] = np.sum([scores[dataset].verdicts for scores in runs], axis=0)
-            self._behaviour[dataset][method] = unpacked(runs[0][dataset].behaviour)
-            self._samples[dataset][method] = [sample for scores in runs for sample in unpacked(scores[dataset].samples)]
+        for asked in self._evaluated:
+            self._verdicts[asked][method] = np.sum([scores[asked].verdicts for scores in runs], axis=0)
+            self._behaviour[asked][method] = unpacked(runs[0][asked].behaviour)
+            self._samples[asked][method] = [sample for scores in runs for sample in unpacked(scores[asked].samples)]
         metrics = self._config.metrics
-        self._add_estimates(method, [{(name, m): own[name].metric(m) for name in own for m in metrics} for own in runs])
+        self._add_estimates(method, [{(asked, m): own[asked].metric(m) for asked in own for m in metrics} for own in runs])
 
     def _add_estimates(self, method: str, runs: Sequence[Estimates]) -> None:
-        for dataset, metric in self._best:
-            over = None if method == BEST else (BEST, self._best[dataset, metric])
-            values = [estimates[dataset, metric] for estimates in runs]
-            self._rows[dataset] += budget_rows(method, self._config.cot, metric, self._config.budgets, values, over)
+        for asked, metric in self._best:
+            over = None if method == BEST else (BEST, self._best[asked, metric])
+            values = [estimates[asked, metric] for estimates in runs]
+            dataset, cot = asked
+            self._rows[dataset] += budget_rows(method, cot, metric, self._config.budgets, values, over)
         self._report()
 
     def _report(self, *, figures: bool = False) -> str:
@@ -257,18 +288,18 @@ class Comparison:
         name, texts = self._training.lm.name, []
         for number, (dataset, rows) in enumerate(self._rows.items()):
             prefix = "transfer-" if number else ""
-            content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset])
+            content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset, self._config.cot])
             self._run.write_json(f"{prefix}results.json", content)
-            self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset]))
-            self._run.write_json(f"{prefix}behaviour.json", self._behaviour[dataset])
-            for metric in self._config.metrics:
-                own = [row for row in rows if row.metric == metric]
+            self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset, self._config.cot]))
+            self._run.write_json(f"{prefix}behaviour.json", self._behaviour[dataset, self._config.cot])
+            for metric, cot in itertools.product(self._config.metrics, self._config.cots):
+                own = [row for row in rows if row.metric == metric and row.cot == cot]
                 texts += [caption(name, dataset, own), markdown_table(own)]
             shown = [row for column in COLUMNS for row in rows if row.method == column]
             metrics, paper = self._config.metrics, paper_values(name, dataset, COLUMNS[-1])
             texts += [LAYOUT, pass_table(shown, metrics, paper)] if shown else []
             if figures:
-                drawn = [row for row in rows if row.metric == "pass@1" and row.method != BEST]
+                drawn = [row for row in rows if row.metric == "pass@1" and row.cot == self._config.cot and row.method != BEST]
                 draw = functools.partial(budget_figure, rows=drawn, trained=[name for name, _, _ in ADAPTERS.values()])
                 self._run.write_file(f"{prefix}budgets.png", draw)
         tables = "\n".join(texts)

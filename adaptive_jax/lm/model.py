@@ -22,10 +22,11 @@ from adaptive_jax.lm.weights import load_hf
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {name: Path(__file__).parent / name for name in ("tiny", "fork")}
+TINY = EMBEDDED["tiny"]
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 ACCEPTED = (
-    "accepted are 'tiny', 'smollm2', a directory with config.json and safetensors weights, a .gguf file, "
+    "accepted are 'tiny', 'fork', 'smollm2', a directory with config.json and safetensors weights, a .gguf file, "
     "and a hub id such as 'Qwen/Qwen3-4B'"
 )
 
@@ -97,7 +98,7 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
     """Load a frozen language model of the families Llama, Qwen2 and Qwen3.
 
     Args:
-        source: "tiny" (the model in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
+        source: "tiny" or "fork" (the models in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
             directory, a .gguf file of the Llama architecture, or a hub id.
         dtype: of parameters and matmuls; float32 on CPU and bfloat16 on GPU and TPU if None.
         mesh: with an axis "model", over which the parameters are split (`adaptive_jax.lm.sharding`); each device is sent its
@@ -111,8 +112,8 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
     name = str(source)
     if name == "smollm2":
         return _load_gguf(smollm2_file(), name, dtype, mesh)
-    if name == "tiny":
-        return _load_directory(TINY, name, dtype, mesh)
+    if name in EMBEDDED:
+        return _load_directory(EMBEDDED[name], name, dtype, mesh)
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         return _load_gguf(path, path.stem, dtype, mesh)

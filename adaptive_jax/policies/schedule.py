@@ -1,4 +1,4 @@
-"""A hand-written schedule: one action behind certain tokens, another everywhere else."""
+"""Hand-written schedules: one action where a person would take it, another everywhere else."""
 
 import jax
 import jax.numpy as jnp
@@ -36,4 +36,36 @@ class TokenSchedule:
     def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         triggered = jnp.any(observation.token[:, None] == self.triggers[None, :], axis=1)
         action = jnp.where(triggered, len(self.actions) - 1, 0).astype(jnp.int32)
+        return action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
+
+
+@struct.dataclass
+class OpeningSchedule:
+    """The last action of the space for a completion's first tokens where its budget allows it, the first action elsewhere.
+
+    Attributes:
+        actions: the action space, shape [A].
+        opening: so many first tokens (static).
+        least: the smallest token budget at which they get the last action, in tokens (static).
+    """
+
+    actions: SamplingParams
+    opening: int = struct.field(pytree_node=False)
+    least: int = struct.field(pytree_node=False)
+
+    @property
+    def learns(self) -> bool:
+        return False
+
+    @property
+    def sees_budget(self) -> bool:
+        return True
+
+    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+        return jnp.zeros(uniform.shape, jnp.int32)
+
+    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        first = observation.remaining > observation.budget - self.opening
+        allowed = first & (observation.budget >= self.least)
+        action = jnp.where(allowed, len(self.actions) - 1, 0).astype(jnp.int32)
         return action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)

@@ -21,11 +21,14 @@ log = logging.getLogger(__name__)
 TIME_FACTOR = 5  # our choice: a problem's own time limit is made for compiled programs, and is so much longer for Python
 TOLERANCE = 1e-5
 LONGEST_PROGRAM = 1 << 18  # characters
+MOST_KNOWN = 1 << 15  # verdicts that are kept
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 # matched in linear time, whatever a program prints
 _INTEGER = re.compile(rb"[+-]?[0-9]+")
 _NUMBER = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,4})?")
+
+_known: dict[tuple[Problem, str | None, Tier, Limits], Verdict] = {}
 
 
 def judge_many(
@@ -36,6 +39,9 @@ def judge_many(
     limits: Limits | None = None,
 ) -> list[Verdict]:
     """The verdict on each (problem, completion), in order; equal programs for the same problem are run once.
+
+    That holds for later calls, too, as long as `MOST_KNOWN` others have not come between: a policy that learns writes most of
+    its programs again and again. What ran out of time is tried anew.
 
     Args:
       jobs: completions of problems of kind "code".
@@ -50,13 +56,19 @@ def judge_many(
     """
     tier = choose_tier(allow_unsandboxed)
     keys = [(problem, extract_program(text)) for problem, text in jobs]
-    distinct = list(dict.fromkeys(keys))
+    full = {key: (*key, tier, _own_limits(key[0], limits or Limits())) for key in keys}
+    known = {key: _known[named] for key, named in full.items() if named in _known}
+    distinct = [key for key in full if key not in known]
     executor = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         verdicts = executor.map(lambda key: _judge(key[0], key[1], tier, _own_limits(key[0], limits or Limits())), distinct)
-        known = dict(zip(distinct, verdicts, strict=True))
+        found = dict(zip(distinct, verdicts, strict=True))
     finally:
         executor.shutdown(cancel_futures=True)
+    if len(_known) + len(found) > MOST_KNOWN:
+        _known.clear()
+    _known.update({full[key]: verdict for key, verdict in found.items() if verdict in ("correct", "wrong")})
+    known |= found
     return [known[key] for key in keys]
 
 

@@ -17,6 +17,7 @@ A row is recognised by its fields; one that is null counts as missing:
 A program's row may have a `time_limit` for each test, in seconds or as CodeContests writes it (`problem.time_limit`).
 """
 
+import importlib
 import json
 import logging
 import math
@@ -45,8 +46,8 @@ HUB: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "code_contests": ("deepmind/code_contests", None, ("train", "valid", "test")),
 }
 STREAMED = ("code_contests",)  # too large to fetch whole for a few problems
-EMBEDDED = ("arithmetic", "instructions", "programs")
-GENERATED = ("arithmetic", "instructions")
+GENERATED = ("arithmetic", "forks", "fork_programs", "instructions")
+EMBEDDED = (*GENERATED, "programs")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TESTS = ("tests", "public_tests", "private_tests", "generated_tests")
 SOURCE = ("id", "ID", "unique_id", "key", "name", "prompt", "description", "problem", "question", "answer", "Answer", *TESTS)
@@ -68,9 +69,9 @@ def load_problems(
     """The first `limit` problems of a known data set or of a file.
 
     Args:
-      name_or_path: `arithmetic`, `instructions` or `programs` (embedded), `reasoning_gym:NAME?option=value&...` (see
-        `reasoning.load`), a name in `HUB` (fetched once, then cached), or the path of a `.jsonl`, `.json` or `.parquet` file,
-        which has no splits: all of it is taken.
+      name_or_path: `arithmetic`, `forks`, `fork_programs`, `instructions` or `programs` (embedded),
+        `reasoning_gym:NAME?option=value&...` (see `reasoning.load`), a name in `HUB` (fetched once, then cached), or the path
+        of a `.jsonl`, `.json` or `.parquet` file, which has no splits: all of it is taken.
       split: which part of a named data set.
       limit: how many problems at most.
       skip_bad: leave malformed rows out, and log how many, instead of raising.
@@ -109,17 +110,8 @@ def generated(name: str) -> bool:
 
 
 def _embedded(name: str, split: str, limit: int | None) -> list[Problem]:
-    if name == "arithmetic":
-        from adaptive_jax.tasks import arithmetic
-
-        return arithmetic.problems(split, limit)
-    if name == "instructions":
-        from adaptive_jax.tasks import instructions
-
-        return instructions.problems(split, limit)
-    from adaptive_jax.tasks import programs
-
-    return programs.problems(split, limit)
+    problems: list[Problem] = importlib.import_module(f"adaptive_jax.tasks.{name}").problems(split, limit)
+    return problems
 
 
 def _problems(rows: Rows, limit: int | None, skip_bad: bool, answered: bool, name: str) -> list[Problem]:

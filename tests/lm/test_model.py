@@ -140,7 +140,7 @@ def test_a_directory_without_a_readable_tokenizer_is_refused(directory: Path) ->
 
 @pytest.mark.parametrize("source", ["no-such-model", "a/b/c", "/no/such/directory", "two words/x"])
 def test_an_unknown_source_lists_what_is_accepted(source: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"no model '{source}'; accepted are 'tiny', 'smollm2', a directory"):
+    with pytest.raises(FileNotFoundError, match=rf"no model '{source}'; accepted are 'tiny', 'fork', 'smollm2', a directory"):
         load_lm(source)
 
 

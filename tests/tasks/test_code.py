@@ -17,6 +17,12 @@ HELD = [tier for tier, complaint in tiers().items() if not complaint]
 DOUBLE = Problem("double", "Double it.", "", "code", tests=(Case("2\n", "4\n"), Case("-7\n", "-14\n")))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_known() -> None:
+    """No verdict of another test is remembered."""
+    code._known.clear()
+
+
 @pytest.mark.parametrize(
     ("text", "program"),
     [
@@ -157,6 +163,16 @@ def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "run", run)
     assert grade_many([DOUBLE] * 3, ["a", "b", "a"]) == ["wrong"] * 3
     assert sorted(seen) == ["a", "b"]
+    assert grade_many([DOUBLE] * 2, ["b", "c"]) == ["wrong"] * 2  # what an earlier call found is known
+    assert sorted(seen) == ["a", "b", "c"]
+
+
+def test_a_program_that_ran_out_of_time_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter([Outcome("timeout", b""), Outcome("failed", b"")])
+    monkeypatch.setattr(code, "choose_tier", lambda allow_unsandboxed: "landlock")
+    monkeypatch.setattr(code, "run", lambda program, stdin, tier, limits: next(outcomes))
+    assert grade_many([DOUBLE], ["a"]) == ["timeout"]
+    assert grade_many([DOUBLE], ["a"]) == ["wrong"]
 
 
 # The embedded problems
