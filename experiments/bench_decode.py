@@ -28,6 +28,7 @@ from experiments.bench.looks import looks
 from experiments.bench.measure import Findings
 from experiments.bench.opponent import TRANSFORMERS, TUNIX, checked_interpreter
 from experiments.bench.ragged import prefill, ragged, scaling
+from experiments.bench.rollouts import files
 from experiments.bench.step import step
 from experiments.bench.subject import Subject, load_decoder
 from experiments.launching import exit_on_usage_error, launch
@@ -51,6 +52,7 @@ Bar = Literal[
     "configs_compiles",
     "cost_256_over_32_rows",
     "learner_share",
+    "rollout_over_memory",
 ]
 PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     step: ("step_over_matmuls", "sampler_share", "adapter_overhead"),
@@ -61,6 +63,7 @@ PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     configs: ("configs_vs_tunix", "configs_compiles"),
     scaling: ("cost_256_over_32_rows",),
     learner: ("learner_share",),
+    files: ("rollout_over_memory",),
 }
 MEANING: dict[Bar, str] = {
     "step_over_matmuls": "a step with the token adapter, over its bare matmuls",
@@ -79,6 +82,7 @@ MEANING: dict[Bar, str] = {
     "configs_compiles": "compilations of the loop for all 180 configurations",
     "cost_256_over_32_rows": "cost of a useful token at 256 rows over that at 32",
     "learner_share": "share of the learner in a training iteration",
+    "rollout_over_memory": "tokens per second of the verb rollout, with grades and files, over those of a rollout in memory",
 }
 
 

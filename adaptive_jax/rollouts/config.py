@@ -19,7 +19,7 @@ class RolloutConfig:
         split: of a named data set.
         limit: problems of the data set at most.
         cot: which problems are asked step by step.
-        policy: a run, or one adapter of it; otherwise one setting for all completions, by the next four flags.
+        policy: a run, one adapter of it, or a hub id; otherwise one setting for all completions, by the next four flags.
         temperature: 0 is greedy (1 if not given).
         top_k: 0 keeps all (0 if not given).
         top_p: 1 keeps all (1 if not given).

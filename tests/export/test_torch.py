@@ -68,13 +68,17 @@ def test_the_same_actions_and_tokens(kind: str, lm: aj.LM, model: Any, prompts: 
     assert wanted.max(axis=-1).mean() < 0.98  # the adapter is not sure of everything
 
 
-def test_streamer_stop_ids_and_bfloat16(lm: aj.LM, model: Any, prompts: list[str], torch: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["centred", "entropy", "both"])
+def test_streamer_stop_ids_and_bfloat16(
+    kind: str, lm: aj.LM, model: Any, prompts: list[str], torch: Any, tmp_path: Path
+) -> None:
     """As users know them: streamed tokens are those returned, a stop token ends a row, no attention mask is one of ones."""
     from transformers import AutoModelForCausalLM
     from transformers.generation.streamers import BaseStreamer
 
     class Streamer(BaseStreamer):
-        tokens: list[int] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            self.tokens: list[int] = []
 
         def put(self, value: Any) -> None:
             self.tokens += value.flatten().tolist()
@@ -83,17 +87,22 @@ def test_streamer_stop_ids_and_bfloat16(lm: aj.LM, model: Any, prompts: list[str
             self.tokens.append(-1)
 
     ids = torch.tensor(lm.tokenizer.encode(prompts[1], add_special_tokens=False))[None]
-    options = {"custom_generate": exported("centred", lm, tmp_path), "trust_remote_code": True, "max_new_tokens": 12}
+    options = {"custom_generate": exported(kind, lm, tmp_path), "trust_remote_code": True, "max_new_tokens": 12}
     torch.manual_seed(0)
-    whole = model.generate(ids, streamer=Streamer(), **options)[0]
-    assert Streamer.tokens == [*whole.tolist(), -1]
+    streamer = Streamer()
+    whole = model.generate(ids, streamer=streamer, **options)[0]
+    assert streamer.tokens == [*whole.tolist(), -1]
     torch.manual_seed(0)
     third = int(whole[len(ids[0]) + 2])
     cut = model.generate(ids, eos_token_id=third, **options)[0].tolist()
     assert cut == whole.tolist()[: len(cut)]
     assert cut.index(third, len(ids[0])) == len(cut) - 1
     half = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16)
-    assert len(half.generate(ids, eos_token_id=-1, **options)[0]) == len(ids[0]) + 12
+    options |= {"eos_token_id": -1, "return_dict_in_generate": True}
+    rounded, exact = half.generate(ids, **options), model.generate(ids, **options)
+    assert rounded.sequences.shape == exact.sequences.shape == (1, len(ids[0]) + 12)
+    first = [out["action_probabilities"][0, 0].numpy() for out in (rounded, exact)]  # after the same text
+    np.testing.assert_allclose(*first, atol=0.02)
 
 
 def test_what_cannot_be_had_is_told(lm: aj.LM, model: Any, torch: Any, tmp_path: Path) -> None:
@@ -119,6 +128,7 @@ def test_what_cannot_be_had_is_told(lm: aj.LM, model: Any, torch: Any, tmp_path:
     other = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     other.generation_config.pad_token_id = 5  # another token than the one that stops
     told("begins with padding: give the tokenizer's attention_mask", other)
+    other.generation_config.pad_token_id = 0
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight *= 1.1
     told("this model is not tiny, with which the adapter was trained: a hidden state differs by", other)
