@@ -29,8 +29,9 @@ class CodeSequence(MathSequence):
 
     model: str = "fork"
     dataset: str = "fork_programs"
-    limit: int = 160
-    train_limit: int | None = 192
+    limit: int = 100
+    train_limit: int | None = 96
+    held_out_completions: int = 8
     budget: tuple[int, ...] = (24,)
     cot: Cot = "none"
     allow_unsandboxed: bool = False

@@ -234,8 +234,7 @@ def methods(
     """Every method's estimates, one for each of its training seeds; what is trained or chosen has not seen a test problem."""
     best = {k: best_static(validation, k) for k in range(1, LARGEST + 1)}
     names = {f"pass@{k}": setting_name(config.settings[best[k]]) for k in SAMPLES}
-    run.log(event=BASELINE, cot=cot, budget=budget, **names)
-    run.log(event="actions", actions=[setting_name(setting) for setting in config.settings])
+    run.log(event=BASELINE, cot=cot, budget=budget, **names, actions=[setting_name(s) for s in config.settings])
     log.info("CoT %s, b = %d, best static on validation: %s", cot, budget, "; ".join(f"{k} {v}" for k, v in names.items()))
     found: dict[str, list[Estimate]] = {
         BASELINE: [lambda asked, k: asked.reached(best[k], k)],

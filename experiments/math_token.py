@@ -204,8 +204,10 @@ class Comparison:
         sizes = {name: len(environment) for (name, _), environment in self._evaluated.items()}
         watched = self._validation[config.cot]
         resolved = {f"seed {seed}": dataclasses.asdict(config.settings(seed)) for seed in config.training_seeds}
-        run.log(event="settings", questions=sizes, training=len(self._training), validation=len(watched), **resolved)
-        run.log(event="actions", actions=[setting_name(action) for action in config.action_set])
+        names = [setting_name(action) for action in config.action_set]
+        run.log(
+            event="settings", actions=names, questions=sizes, training=len(self._training), validation=len(watched), **resolved
+        )
         self._baselines()
         curves: dict[str, list[Metrics]] = {}
         for method, (name, _, _) in ADAPTERS.items():
@@ -215,7 +217,6 @@ class Comparison:
                 curves.setdefault(name, curve)
                 scores.append(self._scores(f"{name}, seed {seed}", adapter))
             self._add(name, scores)
-        names = [setting_name(action) for action in config.action_set]
         run.write_file("training.png", lambda path: training_figure(path, curves, names))
         return self._report(figures=True)
 

@@ -99,7 +99,8 @@ class Shards:
         """The finished shards of all manifests in the directory."""
         recorded: dict[int, dict[str, Any]] = {}
         numbers = {self._file(shard).name: shard for shard in range(self._count)}
-        for manifest in sorted(self.directory.glob("manifest*.json")):
+        # This job's own comes last: where a shard was made anew on a device that gives other bits, it alone knows the new file.
+        for manifest in sorted(self.directory.glob("manifest*.json"), key=lambda path: (path == self._manifest, path.name)):
             try:
                 content = read_signed(manifest)
             except DamagedRecord as error:

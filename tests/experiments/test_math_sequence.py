@@ -57,7 +57,13 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "pass_at_k_b12.png"}
     files |= {"samples.jsonl"}
     transfer = {"transfer-results.json", "transfer-samples.jsonl", "transfer-pass_at_k_b12.png"}
-    assert {path.name for path in run.iterdir()} == files | transfer | {"adapters", "checkpoints", "sums.json", ".lock"}
+    assert {path.name for path in run.iterdir()} == files | transfer | {
+        "adapters",
+        "report.html",
+        "checkpoints",
+        "sums.json",
+        ".lock",
+    }
     content = json.loads((run / "results.json").read_text())
     assert [content[key] for key in ("experiment", "model", "dataset")] == ["math_sequence", "tiny", "arithmetic"]
     assert json.loads((run / "transfer-results.json").read_text())["dataset"].endswith("other.jsonl")

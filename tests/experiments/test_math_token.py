@@ -90,8 +90,25 @@ def results(run: Path, name: str = "results.json") -> dict[str, Any]:
 
 def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
     run, out, err = whole
-    files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "samples.jsonl"}
-    others = {"transfer-results.json", "transfer-samples.jsonl", "adapters", "checkpoints", "sums.json", ".lock"}
+    files = {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "results.json",
+        "results.md",
+        "samples.jsonl",
+        "behaviour.json",
+        "report.html",
+    }
+    others = {
+        "transfer-results.json",
+        "transfer-samples.jsonl",
+        "transfer-behaviour.json",
+        "adapters",
+        "checkpoints",
+        "sums.json",
+        ".lock",
+    }
     figures = {"training.png", "budgets.png", "transfer-budgets.png"}
     assert {path.name for path in run.iterdir()} == files | figures | others
     description, sound = inspect_run(run)

@@ -22,7 +22,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_is_promised(run: Path) -> None:
     files = {"config.json", "environment.json", "metrics.jsonl", "results.json", "results.md", "actions.json", "coverage.png"}
-    assert {path.name for path in run.iterdir()} == files | {"samples.jsonl", "checkpoints", "sums.json", ".lock"}
+    assert {path.name for path in run.iterdir()} == files | {
+        "samples.jsonl",
+        "report.html",
+        "checkpoints",
+        "sums.json",
+        ".lock",
+    }
     assert (run / "coverage.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(event["event"], event["questions"], event["unknown"]) for event in events] == [("scored", 4, 0), ("scored", 8, 0)]
