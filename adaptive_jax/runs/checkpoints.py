@@ -1,5 +1,6 @@
 """The checkpoints of one stage of a run: numbered records, of which the newest few are kept."""
 
+import hashlib
 import logging
 import re
 import reprlib
@@ -24,6 +25,8 @@ from adaptive_jax.runs.records import (
 log = logging.getLogger(__name__)
 
 KEEP = 3
+
+LONGEST_NAME = 120  # characters of a stage's folder
 
 
 CHECKPOINTS = "checkpoints"
@@ -108,4 +111,7 @@ class Checkpoints:
 
 def _folder(stage: str) -> str:
     """The name of a stage's directory."""
-    return re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-")
+    name = re.sub(r"[^a-z0-9.]+", "-", stage.lower()).strip("-")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(stage.encode()).hexdigest()[:8]}"  # a mixture's name; files end at 255 bytes
