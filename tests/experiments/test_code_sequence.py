@@ -26,7 +26,7 @@ VERDICTS = {
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from adaptive_jax.learning import environment
+from adaptive_jax import environment
 programs, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 judge = environment.rewarded
 def decode(tokenizer, tokens, lengths):
@@ -39,7 +39,7 @@ environment.decode, environment.rewarded = decode, rewarded
 from experiments.code_sequence import CodeSequence, main
 main(CodeSequence(
     model="tiny", dataset=str(folder / "contests.jsonl"), limit=2, train_limit=4, budget=(3,), updates=5, rows=16, seed=1,
-    held_out_completions=8, allow_unsandboxed=True, actions=folder / "set.json", run_dir=folder / "run",
+    held_out_completions=8, examples=1, allow_unsandboxed=True, actions=folder / "set.json", run_dir=folder / "run",
 ))
 """
 
