@@ -19,6 +19,7 @@ from tqdm import tqdm
 from adaptive_jax.decoding.generate import complete
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.digest import tree_digest
@@ -77,6 +78,8 @@ class _Job:
             self._requests = from_problems(lm, problems, config.cot, config.budget)
         self._places = {request.id: place for place, request in enumerate(self._requests)}
         self._width = max(len(request.tokens) for request in self._requests)
+        # of all prompts, whichever shards this job draws: so bits do not depend on where an earlier one stopped
+        self._prefixes = SharedPrefixes(lm.decoder, [request.prompt.tokens for request in self._requests])
 
     def run(self, directory: Path, job: tuple[int, int]) -> str:
         """Draw this job's shards that are not finished."""
@@ -134,6 +137,7 @@ class _Job:
                 seed=self._config.seed,
                 rows=self._config.rows,
                 prompt_width=self._width,
+                prefixes=self._prefixes,
                 logprobs=any(name in LOGPROBS for name in self._columns),
                 on_progress=tell,
             )
