@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.stop import StopTexts
@@ -143,11 +144,16 @@ def rollout_batches(
     def batches() -> Iterator[list[list[Completion]]]:
         seen: Counter[bytes] = Counter()
         width, rest = 1, iter(prompts)
+        prefixes: SharedPrefixes | None = None
         while texts := list(itertools.islice(rest, size)):
             asked = _asked(lm, texts, [max_new_tokens] * len(texts), n, seen)
             # of all so far: a longer prompt costs another compilation, a batch of shorter ones none
             width = max(width, *(len(prompt.tokens) for prompt in asked))
-            options: dict[str, Any] = {"rows": rows, "logprobs": logprobs, "prompt_width": width}
+            tokens = [prompt.tokens for prompt in asked]
+            found = SharedPrefixes(lm.decoder, tokens)
+            if prefixes is None or found.saves(tokens) > prefixes.saves(tokens):  # those of batches before are computed
+                prefixes = found
+            options: dict[str, Any] = {"rows": rows, "logprobs": logprobs, "prompt_width": width, "prefixes": prefixes}
             yield _groups(*complete(lm, asked, policy, ends, n=n, seed=seed, **options), n)
 
     return batches()

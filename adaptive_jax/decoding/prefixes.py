@@ -103,6 +103,12 @@ class SharedPrefixes:
         fitting = [i for i, own in enumerate(self.tokens) if len(own) < len(prompt) and own == tuple(prompt[: len(own)])]
         return max(fitting, key=lambda i: len(self.tokens[i]), default=-1)
 
+    def saves(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Tokens of prompts that need not be computed, less those that are computed for it."""
+        found = [self.of(prompt) for prompt in prompts]
+        cost = sum(map(len, self.tokens)) if self._computed is None else 0
+        return sum(len(self.tokens[i]) for i in found if i >= 0) - cost
+
     def computed(self) -> Prefixes:
         """Their entries, in every replica."""
         if self._computed is None:

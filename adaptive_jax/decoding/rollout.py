@@ -21,7 +21,7 @@ import numpy as np
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
-from adaptive_jax.decoding.prefixes import prefill_width
+from adaptive_jax.decoding.prefixes import SharedPrefixes, prefill_width
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.decoding.trajectory import Drawn, Trajectory, TrajectoryBuilder
 from adaptive_jax.decoding.waiting import Admissions, Batch, SwapSpace, prefill_batches, replica_of, round_up
@@ -47,6 +47,7 @@ def rollout(
     chunk: int = 16,
     max_positions: int | None = None,
     prompt_width: int = 1,
+    prefixes: SharedPrefixes | None = None,
     logprobs: bool = False,
     on_progress: Callable[[int], None] | None = None,
     on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
@@ -54,7 +55,7 @@ def rollout(
     """Decode `completions` completions of every prompt under a policy.
 
     A completion's draws depend on `key`, its prompt's id, its index and its step only: not on the rows, the chunk,
-    the order of the prompts or what else is in the batch.
+    the order of the prompts or what else is in the batch. What prompts start with in common is computed once.
 
     Args:
         decoder: the frozen language model; it decodes on the devices that its parameters are on.
@@ -71,6 +72,7 @@ def rollout(
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
             prompt of all) and one largest budget share the compilation of the loop.
+        prefixes: what prompts start with, where several rollouts share it; None to look for it in these prompts.
         logprobs: whether the trajectory has the tokens' log-probabilities; what is drawn is the same.
         on_progress: called between two chunks, with the number of completions that have ended.
         on_ended: called once with each of those that have ended, a chunk later: their numbers, int [M] (completion n is number
@@ -88,8 +90,9 @@ def rollout(
     check_prompts(prompts, max_positions)
     longest = max(prompt_width, *(len(prompt.tokens) for prompt in prompts))
     chunk = min(chunk, max(prompt.budget for prompt in prompts))  # all rows would be dead in the steps beyond
-    arguments = decoder, policy, prompts, key, stop_ids, completions, rows, chunk, longest, logprobs, on_progress, on_ended
-    return _Rollout(*arguments).run()
+    prefixes = prefixes or SharedPrefixes(decoder, [prompt.tokens for prompt in prompts])
+    sizes = completions, rows, chunk, longest
+    return _Rollout(decoder, policy, prompts, key, stop_ids, *sizes, prefixes, logprobs, on_progress, on_ended).run()
 
 
 class _Rollout:
@@ -108,6 +111,7 @@ class _Rollout:
         rows: int,
         chunk: int,
         longest: int,
+        prefixes: SharedPrefixes,
         logprobs: bool,
         on_progress: Callable[[int], None] | None,
         on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
@@ -122,7 +126,7 @@ class _Rollout:
         self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids, logprobs)
         self._unstarted = len(prompts) * completions  # completions that have had no row yet
         rows = -(-min(rows, self._unstarted) // replicas.count)  # of each replica
-        self._prefill_batches = prefill_batches(decoder, replicas, prompts, completions, -(-rows // completions))
+        self._prefill_batches = prefill_batches(decoder, replicas, prompts, completions, -(-rows // completions), prefixes)
         self._started: deque[Batch] = deque()  # batches of which some completions wait
         self._prefill_next()
         last = self._started[0].prefill.last

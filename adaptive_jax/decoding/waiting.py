@@ -65,7 +65,7 @@ def prefill_batches(
     prompts: Sequence[Prompt],
     completions: int,
     width: int,
-    prefixes: SharedPrefixes | None = None,
+    prefixes: SharedPrefixes,
 ) -> Iterator[Batch]:
     """Prefill the prompts, up to `width` at a time in each replica: only those that are about to start occupy memory.
 
@@ -73,7 +73,6 @@ def prefill_batches(
     together. A batch's prompts go round the replicas; where there are fewer of them than replicas, each is in several, with a
     part of its completions. What a prompt shares with others is taken from `prefixes` where that leaves fewer columns.
     """
-    prefixes = prefixes or SharedPrefixes(decoder, [prompt.tokens for prompt in prompts])
     source = np.array([prefixes.of(prompt.tokens) for prompt in prompts], np.int32)
     own = [len(p.tokens) - (len(prefixes.tokens[s]) if s >= 0 else 0) for p, s in zip(prompts, source, strict=True)]
     order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, own[i]))

@@ -21,6 +21,7 @@ from adaptive_jax import parallel
 from adaptive_jax.decoding.generate import complete
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.stop import StopTexts
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.digest import tree_digest
@@ -84,6 +85,8 @@ class _Job:
             self._requests = from_problems(lm, problems, config.cot, config.budget)
         self._places = {request.id: place for place, request in enumerate(self._requests)}
         self._width = max(len(request.tokens) for request in self._requests)
+        # of all prompts, whichever shards this job draws: so bits do not depend on where an earlier one stopped
+        self._prefixes = SharedPrefixes(lm.decoder, [request.prompt.tokens for request in self._requests])
 
     def run(self, directory: Path, job: tuple[int, int]) -> str:
         """Draw this job's shards that are not finished."""
@@ -139,6 +142,7 @@ class _Job:
                 seed=self._config.seed,
                 rows=self._config.rows,
                 prompt_width=self._width,
+                prefixes=self._prefixes,
                 logprobs=any(name in LOGPROBS for name in self._columns),
                 on_progress=tell,
             )

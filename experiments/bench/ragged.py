@@ -10,6 +10,7 @@ import numpy as np
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
@@ -158,7 +159,7 @@ def _timed(work: Work, rows: int, warm_up: float = 0.25) -> tuple[float, Traject
 def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:
     """The same loop on one batch, for `steps` steps: until its longest completion ends."""
     policy, count = work.policy, len(prompts)
-    batch = next(prefill_batches(work.decoder, Replicas(), prompts, 1, count))
+    batch = next(prefill_batches(work.decoder, Replicas(), prompts, 1, count, SharedPrefixes(work.decoder, [])))
     admissions = Admissions(Replicas(), prompts, 1, jax.random.key(SEED))
     size = round_up(len(prompts[0].tokens) + LONGEST)
     state = loop.empty_state(work.decoder, jax.random.key(SEED), batch.prefill.last, rows=count, size=size)

@@ -1,17 +1,24 @@
 """What prompts share is computed once: which prefixes are found, what is computed, and that no completion changes."""
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptive_jax.decoding import prefixes
+import adaptive_jax as aj
+from adaptive_jax.decoding import generate, prefixes
 from adaptive_jax.decoding.prefixes import common_prefixes
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import load_lm
 from adaptive_jax.lm.prompts import encode, render
 from adaptive_jax.policies.fixed import static
+from adaptive_jax.rollouts.command import rollout as run_rollout
+from adaptive_jax.rollouts.config import RolloutConfig
 from adaptive_jax.tasks import arithmetic
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
 
@@ -87,6 +94,32 @@ def test_completions_do_not_depend_on_whether_prefixes_are_shared(monkeypatch: p
     plain = rollout(lm.decoder, static(1.0), prompts, **options)
     assert plain.prompt_tokens == sum(len(prompt.tokens) for prompt in prompts) > 2 * shared.prompt_tokens
     np.testing.assert_array_equal(shared.tokens, plain.tokens)
+
+
+def test_batches_and_shards_share_what_was_computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Prompt tokens of five rollouts in a row: batches of Python, then shards of the command."""
+    computed = []
+
+    def counted(*arguments: Any, **options: Any) -> Trajectory:
+        done = rollout(*arguments, **options)
+        computed.append(done.prompt_tokens)
+        return done
+
+    monkeypatch.setattr(generate, "rollout", counted)
+    lm = load_lm("tiny")
+    system = "Answer with the number alone, and nothing else. " * 3
+    prompts = [f"{system}{i} + 1 =" for i in range(15)]
+    own = [len(encode(lm.tokenizer, prompt, lm.config.vocab_size)) for prompt in prompts]
+    system_tokens = len(encode(lm.tokenizer, system, lm.config.vocab_size))
+    list(aj.rollout_batches(lm, iter(prompts), static(1.0), max_new_tokens=4, batch_size=3, logprobs=True))
+    assert len(computed) == 5
+    assert sum(computed) <= sum(own) - 14 * system_tokens
+    computed.clear()
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(prompts))
+    run_rollout(RolloutConfig(prompts=str(file), model="tiny", budget=4, completions=1, shard_size=3, out=tmp_path / "out"))
+    assert len(computed) == 5
+    assert sum(computed) <= sum(own) - 14 * system_tokens
 
 
 def test_prefill_behind_a_prefix_is_that_of_the_whole_prompts() -> None:
