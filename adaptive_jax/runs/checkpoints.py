@@ -25,10 +25,7 @@ from adaptive_jax.runs.records import (
 log = logging.getLogger(__name__)
 
 KEEP = 3
-
 LONGEST_NAME = 120  # characters of a stage's folder
-
-
 CHECKPOINTS = "checkpoints"
 FACTS = {"stage": str, "fingerprint": dict, "metrics": list}  # what a run tells of each, besides others
 

@@ -200,6 +200,17 @@ def whole(tmp_path: Path) -> tuple[Path, tuple[Any, ...]]:
     return tmp_path / "whole", worked(tmp_path / "whole", Work())
 
 
+def test_stages_with_long_names_are_kept_apart(tmp_path: Path) -> None:
+    """A mixture's name is part of them, and a file system takes 255 bytes."""
+    names = [f"scoring {'reasoning_gym:gcd?max_value=20 + ' * 12}{end}" for end in ("a", "b")]
+    for again in (False, True):
+        run = opened(tmp_path / "run", resume=again)
+        for number, name in enumerate(names):
+            found = run.stage(name, lambda n=number: pytest.fail("computed again") if again else {"n": np.array(n)})  # noqa: B023
+            assert found["n"] == number
+        run.close()
+
+
 def test_a_run_that_goes_on_computes_nothing_twice(whole: tuple[Path, tuple[Any, ...]]) -> None:
     path, expected = whole
     metrics = (path / "metrics.jsonl").read_bytes()
