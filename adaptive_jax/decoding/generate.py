@@ -162,7 +162,15 @@ def rollout_batches(
 def complete(
     lm: LM, prompts: Sequence[Prompt], policy: Policy, ends: StopTexts, *, n: int, seed: int, **options: Any
 ) -> tuple[Trajectory, list[str]]:
-    """`rollout` with what belongs to a model, up to each completion's first stop text; and the texts, without it.
+    """What `draw` gives, and the texts of its completions."""
+    trajectory = draw(lm, prompts, policy, ends, n=n, seed=seed, **options)
+    return trajectory, texts_of(lm, trajectory, ends)
+
+
+def draw(
+    lm: LM, prompts: Sequence[Prompt], policy: Policy, ends: StopTexts, *, n: int, seed: int, **options: Any
+) -> Trajectory:
+    """`rollout` with what belongs to a model, up to each completion's first stop text.
 
     Args:
         lm: the frozen language model.
@@ -183,8 +191,12 @@ def complete(
         max_positions=lm.config.max_positions,
         **options,
     )
-    trajectory = ends.truncated(trajectory)
-    return trajectory, [ends.cut(text) for text in decode(lm.tokenizer, trajectory.tokens, trajectory.lengths)]
+    return ends.truncated(trajectory)
+
+
+def texts_of(lm: LM, trajectory: Trajectory, ends: StopTexts) -> list[str]:
+    """The completions' texts without special tokens and without their stop text."""
+    return [ends.cut(text) for text in decode(lm.tokenizer, trajectory.tokens, trajectory.lengths)]
 
 
 def _check(prompts: Iterable[str], **counts: int) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from adaptive_jax import parallel
-from adaptive_jax.decoding.generate import complete
+from adaptive_jax.decoding.generate import draw, texts_of
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prefixes import SharedPrefixes
@@ -40,7 +40,7 @@ from adaptive_jax.tasks.rewards import RewardFailed, RewardFunction, load_reward
 from adaptive_jax.tasks.sandbox import SandboxUnavailable
 
 NO_QUESTION = ("out", "shards", "only", "distributed")  # flags that change no row
-Part = tuple[list[Request], Policy, Trajectory, list[str]]  # requests under one policy, with their completions and texts
+Part = tuple[list[Request], Policy, Trajectory]  # requests under one policy, with their completions
 
 
 def rollout(config: RolloutConfig) -> str:
@@ -133,7 +133,7 @@ class _Job:
                 on_ended(ended - told)
                 told = ended
 
-            trajectory, texts = complete(
+            trajectory = draw(
                 self._lm,
                 [request.prompt for request in members],
                 policy,
@@ -146,14 +146,15 @@ class _Job:
                 logprobs=any(name in LOGPROBS for name in self._columns),
                 on_progress=tell,
             )
-            parts.append((members, policy, trajectory, texts))
+            parts.append((members, policy, trajectory))
         return parts
 
     def _table(self, parts: Sequence[Part]) -> pa.Table:
         """Their rows, graded where that was asked for, in the order of the requests."""
         tables, places = [], []
         n = self._config.completions
-        for requests, policy, trajectory, texts in parts:
+        for requests, policy, trajectory in parts:
+            texts = texts_of(self._lm, trajectory, self._ends)
             grades = self._grades(requests, texts) if self._graded else None
             tables.append(table(self._columns, requests, trajectory, texts, policy.actions, self._config.seed, grades))
             places += [(self._places[request.id], number) for request in requests for number in range(n)]
