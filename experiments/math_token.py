@@ -292,7 +292,7 @@ class Comparison:
             content = results_json(self._experiment, name, dataset, rows, self._verdicts[dataset, self._config.cot])
             self._run.write_json(f"{prefix}results.json", content)
             self._run.write_text(f"{prefix}samples.jsonl", samples_jsonl(self._samples[dataset, self._config.cot]))
-            self._run.write_json(f"{prefix}behaviour.json", self._behaviour[dataset, self._config.cot])
+            self._run.write_json(f"{prefix}behaviour.json", {cot: self._behaviour[dataset, cot] for cot in self._config.cots})
             for metric, cot in itertools.product(self._config.metrics, self._config.cots):
                 own = [row for row in rows if row.metric == metric and row.cot == cot]
                 texts += [caption(name, dataset, own), markdown_table(own)]
@@ -332,6 +332,7 @@ def score(
                 completions=completions,
                 rows=config.rows,
                 sampled=1,
+                watched=True,
                 on_progress=progress.at_least,
             )
         return vars(scores)

@@ -29,9 +29,10 @@ def behaviour_of(
         cut: whether each completion counts at every budget, as its prefix; otherwise at its own budget only.
 
     Returns:
-        uint8 [bytes], a JSON object with "actions", their names; "mean_tokens", at each budget; "lengths", the counts of
-        completion lengths in bins with "edges"; "remaining", the counts of actions at decisions [bins, A] by the tokens left
-        of the budget, with "edges"; "tokens", the counts of actions [A] by the text of the token that was drawn.
+        uint8 [bytes], a JSON object with "actions", their names; "budgets" and "mean_tokens" at each of them; "lengths", the
+        counts of completion lengths at the largest budget in bins with "edges"; "remaining", the counts of actions at decisions
+        [bins, A] by the tokens left of the budget, with "edges"; "tokens", the counts of actions [A] by the text of the token
+        that was drawn.
     """
     longest, names = max(budgets), action_names(actions)
     steps = np.arange(trajectory.tokens.shape[1])
@@ -52,7 +53,10 @@ def behaviour_of(
         "actions": names,
         "budgets": list(budgets),
         "mean_tokens": (sums[:, 0] / np.maximum(sums[:, 1], 1)).tolist(),
-        "lengths": {"edges": edges.tolist(), "counts": total(np.histogram(lengths, edges)[0].astype(np.int64)).tolist()},
+        "lengths": {
+            "edges": edges.tolist(),
+            "counts": total(np.histogram(lengths[own == longest], edges)[0].astype(np.int64)).tolist(),
+        },
         "remaining": {"edges": edges.tolist(), "counts": total(remaining).tolist()},
         "tokens": [[tokenizer.decode([token]), counts[token].tolist()] for token in common],
     }

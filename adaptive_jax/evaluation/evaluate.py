@@ -27,7 +27,7 @@ class Scores:
         valid: bool [Q, G, K], False where the grader failed.
         verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
         samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
-        behaviour: uint8 [bytes], what the policy did (`behaviour.behaviour_of`).
+        behaviour: uint8 [bytes], what the policy did (`behaviour.behaviour_of`); empty where it was not watched.
     """
 
     rewards: np.ndarray
@@ -68,6 +68,7 @@ def evaluate(
     seed: int = 0,
     rows: int = 256,
     sampled: int = 0,
+    watched: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Pass@1 of a policy at several token budgets.
@@ -82,6 +83,7 @@ def evaluate(
         seed: fixes every draw; with the same seed every policy gets the same draws.
         rows: how many completions are decoded side by side.
         sampled: keep samples for each of so many groups of completions (see `samples_of`); 0 keeps none.
+        watched: count what the policy did (see `behaviour_of`).
         on_progress: called with the number of this process's completions that have ended.
 
     Raises:
@@ -110,10 +112,11 @@ def evaluate(
             on_ended=grading.add,
         )
         rewards, valid = grading.rewards()
-    samples = (
-        samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, policy.actions, sampled) if sampled else NONE
-    )
-    behaviour = behaviour_of(trajectory, policy.actions, lm.tokenizer, budgets, cut=cuts is not None) if sampled else NONE
+    samples, behaviour = NONE, NONE
+    if sampled:
+        samples = samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, policy.actions, sampled)
+    if watched:
+        behaviour = behaviour_of(trajectory, policy.actions, lm.tokenizer, budgets, cut=cuts is not None)
     counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
 
     def per_question(values: np.ndarray) -> np.ndarray:

@@ -45,6 +45,9 @@ def train(
     what each of its actions is worth on each question (`adaptive_jax.learning.bandit`), for which every action is tried
     `completions` times beforehand; where there are several token budgets, it learns for their mean.
 
+    With validation questions, a token adapter is returned as it was when it validated best. A sequence adapter is the best
+    constant action where what it learnt beyond that is not surely worth something on them (`bandit.fit_bandit`).
+
     Args:
         environment: the questions to train on.
         policy: where to start: `adaptive_jax.token_adapter` or `adaptive_jax.sequence_adapter`. By default a token adapter that

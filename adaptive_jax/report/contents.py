@@ -22,7 +22,7 @@ class RunContents:
         results: of results.json: "experiment", "model", "dataset" and "rows"; no rows where nothing was finished.
         metrics: the lines of metrics.jsonl.
         samples: the lines of samples.jsonl.
-        behaviour: by method, see `adaptive_jax.evaluation.behaviour`.
+        behaviour: by how problems are asked and by method, see `adaptive_jax.evaluation.behaviour`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class RunContents:
     results: dict[str, Any]
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
-    behaviour: dict[str, dict[str, Any]]
+    behaviour: dict[str, dict[str, dict[str, Any]]]
 
     @property
     def rows(self) -> list[dict[str, Any]]:

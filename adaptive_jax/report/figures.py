@@ -15,7 +15,9 @@ PRIOR = 50.0  # pseudo-counts of the prior in log-odds
 
 def figures(run: RunContents) -> list[str]:
     """SVG figures with their captions; those whose data a run lacks are left out."""
-    found = [*_accuracy(run), *_training(run), *_behaviour(run.behaviour)]
+    found = [*_accuracy(run), *_training(run)]
+    for cot, behaviour in run.behaviour.items():
+        found += _behaviour(cot, behaviour)
     return [figure for figure in found if figure]
 
 
@@ -41,7 +43,7 @@ def _accuracy(run: RunContents) -> list[str]:
             for row in own:
                 lines.setdefault(row["method"], []).append((row["budget"], 100 * row["value"], 100 * row["ci95"]))
             charts.append(line_chart(f"{metric.capitalize()}, CoT {cot}", "token budget b", "per cent", lines, top=100))
-            charts.append(_bought(cot, own, run.behaviour))
+            charts.append(_bought(cot, own, run.behaviour.get(cot, {})))
     return charts
 
 
@@ -77,7 +79,7 @@ def _running(shares: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[sum(column) / SMOOTH for column in zip(*window, strict=True)] for window in windows]
 
 
-def _behaviour(behaviour: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _behaviour(cot: str, behaviour: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lengths by method, and for policies of several actions what was taken by remaining budget."""
     charts = []
     lengths: dict[str, list[Point]] = {}
@@ -87,13 +89,15 @@ def _behaviour(behaviour: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lengths[method] = [
             ((low + high) / 2, 100 * count / whole, 0.0) for low, high, count in zip(edges, edges[1:], counts, strict=False)
         ]
-    charts.append(line_chart("Lengths of completions, at the largest budgets", "tokens", "per cent of completions", lengths))
+    charts.append(
+        line_chart(f"Lengths of completions, CoT {cot}, at the largest budget", "tokens", "per cent of completions", lengths)
+    )
     for method, known in behaviour.items():
         if len(known["actions"]) > 1:
             edges, counts = known["remaining"]["edges"], known["remaining"]["counts"]
             bins = [((low + high) / 2, row) for low, high, row in zip(edges, edges[1:], counts, strict=False) if sum(row)]
             shares = {name: [row[number] / sum(row) for _, row in bins] for number, name in enumerate(known["actions"])}
-            title = f"Actions at decisions by the tokens that are left of the budget: {method}"
+            title = f"Actions at decisions by the tokens that are left of the budget, CoT {cot}: {method}"
             charts.append(stacked_chart(title, "tokens left", [at for at, _ in bins], shares))
     return charts
 

@@ -35,8 +35,9 @@ def report(directories: Sequence[Path]) -> str:
 def _shown(run: RunContents) -> dict[str, Any]:
     """What the template shows of a run."""
     words = {
-        method: {name: [text for text, _ in tokens] for name, tokens in favourite_tokens(known).items()}
-        for method, known in run.behaviour.items()
+        f"{method}, CoT {cot}": {name: [text for text, _ in tokens] for name, tokens in favourite_tokens(known).items()}
+        for cot, behaviour in run.behaviour.items()
+        for method, known in behaviour.items()
         if len(known["actions"]) > 1 and known["tokens"]
     }
     samples = _spread(run.samples)

@@ -57,11 +57,11 @@ def judge_many(
     tier = choose_tier(allow_unsandboxed)
     keys = [(problem, extract_program(text)) for problem, text in jobs]
     full = {key: (*key, tier, _own_limits(key[0], limits or Limits())) for key in keys}
-    known = {key: _known[named] for key, named in full.items() if named in _known}
+    known = {key: verdict for key, named in full.items() if (verdict := _known.get(named)) is not None}
     distinct = [key for key in full if key not in known]
     executor = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        verdicts = executor.map(lambda key: _judge(key[0], key[1], tier, _own_limits(key[0], limits or Limits())), distinct)
+        verdicts = executor.map(lambda key: _judge(*full[key]), distinct)
         found = dict(zip(distinct, verdicts, strict=True))
     finally:
         executor.shutdown(cancel_futures=True)
