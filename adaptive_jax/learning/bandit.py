@@ -121,8 +121,10 @@ def fit_bandit(
 ) -> tuple[SequenceAdapter, list[Metrics]]:
     """Train an adapter: as it was when its choices were best on the validation table, or else as it is at the end.
 
-    An untrained adapter starts at the best constant action (`constant_adapter`). If what it learns beyond that is not surely
-    worth something on the validation table, by a paired 95% interval, the constant is returned.
+    An untrained adapter starts at the best constant action (`constant_adapter`), for each sampling budget where it sees that.
+    If what it learns beyond the constant is not surely worth something on the validation table, by a paired 95% interval of the
+    mean over the sampling budgets, the constant is returned. Of an adapter that sees the sampling budget, only states count
+    that lose to the constant at none: a gain at one budget is no reason for a loss at another where it can tell them apart.
 
     Args:
         adapter, table, settings: see `train_bandit`.
@@ -133,36 +135,38 @@ def fit_bandit(
         The adapter, and all metrics in order.
     """
     start = constant_adapter(adapter, table.rates, settings.samples) if is_untrained(adapter) else adapter
-    constant = None if validation is None else reached_by(start, validation, settings.samples)
+    constant = np.zeros((1, 1)) if validation is None else reached_by(start, validation, settings.samples)
     best, kept, history = constant, start, []
+    untrained = is_untrained(adapter)
     for trained, metrics in train_bandit(start, table, settings):
         if validation is not None:
             reached = reached_by(trained, validation, settings.samples)
             metrics |= {"validation_reward": float(reached.mean())}
-            if best is not None and reached.mean() > best.mean():
+            loses = (reached - constant).mean(axis=1).min() < 0
+            if reached.mean() > best.mean() and not (loses and untrained and adapter.sees_samples):
                 best, kept = reached, trained
         history.append(metrics)
         if on_report is not None:
             on_report(metrics)
-    if best is None or constant is None:
+    if validation is None:
         return trained, history
-    gains = best - constant
+    gains = (best - constant).mean(axis=0)
     half = SURE * float(gains.std()) / math.sqrt(len(gains))
-    if gains.mean() <= half and is_untrained(adapter):
+    if gains.mean() <= half and untrained:
         log.info("%+.1f ± %.1f points on validation: the best constant action is kept", 100 * gains.mean(), 100 * half)
         return start, history
     return kept, history
 
 
 def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> np.ndarray:
-    """float [N], the mean rate of the adapter's choices for each prompt of a table over the sampling budgets."""
+    """float [K, N], the rate of the adapter's choices at each sampling budget for each prompt of a table."""
     every = jnp.arange(table.rates.shape[1])
     reached = []
     for count, rates in zip(samples, table.rates, strict=True):
         prompt = table.observe(every, jnp.full(every.shape, count, jnp.int32))
         choice = adapter.begin(prompt, jnp.zeros(every.shape, jnp.float32))
         reached.append(np.asarray(jnp.take_along_axis(rates, choice[:, None], axis=1)[:, 0], np.float64))
-    return np.mean(reached, axis=0)
+    return np.stack(reached)
 
 
 def _optimizer(settings: BanditSettings) -> optax.GradientTransformation:

@@ -151,6 +151,22 @@ def test_a_sure_gain_is_kept() -> None:
     assert (chosen(kept, table(shares, seed=2), 1) == np.arange(64) % 2).mean() > 0.9
 
 
+@pytest.mark.parametrize("sees_samples", [True, False])
+def test_a_gain_that_costs_one_sampling_budget_is_kept_by_those_that_do_not_see_it(sees_samples: bool) -> None:
+    """What training shows as best at every B loses a little at B = 1 in validation, where the third action is best for all."""
+    shares = np.array([[0.75, 0.0, 0.5], [0.0, 0.75, 0.5]])
+    watched = table(shares, seed=1)
+    watched = watched.replace(rates=watched.rates.at[0].set(jnp.asarray([0.45, 0.45, 0.5])))
+    some = sequence_adapter(HIDDEN, adapter(3).actions, width=16, sees_samples=sees_samples)
+    kept, _ = fit_bandit(some, table(shares), SETTINGS, validation=watched)
+    unseen = table(shares, seed=2)
+    choices = [chosen(kept, unseen, samples) for samples in SETTINGS.samples]
+    if sees_samples:
+        assert {action for choice in choices for action in choice} == {2}
+    else:
+        assert (choices[0] == np.arange(64) % 2).mean() > 0.9
+
+
 def test_what_is_learnt_depends_on_the_seed_and_not_on_the_reports() -> None:
     some = table(np.array([[0.5, 0.25, 0.0], [0.0, 0.25, 0.0]]))
     often, seldom, other = (
