@@ -1,8 +1,8 @@
-"""A sequence adapter that takes the same action for every prompt: where the bandit starts, and what it falls back to."""
+"""Adapters that take the same action whatever they see: what both learners fall back to, and where the bandit starts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,10 @@ from flax import nnx
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.digest import leaf_name
 from adaptive_jax.policies.sequence import SequenceAdapter
+from adaptive_jax.policies.token import TokenAdapter
+
+ALWAYS = 50.0  # the logit of an action that is always taken: the others have a probability of less than 1e-21
+Adapter = TypeVar("Adapter", SequenceAdapter, TokenAdapter)
 
 PROBABILITY = 0.6  # of the best action; with the rest, the others are still tried
 STEPS, LEARNING_RATE = 400, 3e-2
@@ -46,11 +50,22 @@ def constant_adapter(adapter: SequenceAdapter, rates: jax.Array, samples: Sequen
     return _fitted(_with(adapter, "first.kernel", lambda kernel: kernel.at[:embedding].set(0)), features, target)
 
 
+def constant_token_adapter(adapter: TokenAdapter, action: int) -> TokenAdapter:
+    """The token adapter that always takes one action of A: the last layer's weights are zero, and its biases choose.
+
+    Args:
+        adapter: gives the shapes and the action space.
+        action: from 0 to A - 1.
+    """
+    settled = _with(adapter, "last.kernel", jnp.zeros_like)
+    return _with(settled, "last.bias", lambda bias: (ALWAYS * jax.nn.one_hot(action, bias.shape[0])).astype(bias.dtype))
+
+
 def _leaves(adapter: SequenceAdapter) -> list[tuple[str, jax.Array]]:
     return [(leaf_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(adapter.params)]
 
 
-def _with(adapter: SequenceAdapter, name: str, change: Callable[[jax.Array], jax.Array]) -> SequenceAdapter:
+def _with(adapter: Adapter, name: str, change: Callable[[jax.Array], jax.Array]) -> Adapter:
     """The adapter with one leaf of its parameters changed."""
 
     def changed(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:

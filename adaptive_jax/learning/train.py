@@ -22,6 +22,7 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.digest import tree_digest
 from adaptive_jax.environment import Environment
+from adaptive_jax.learning.constant import constant_token_adapter
 from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
 from adaptive_jax.learning.reinforce import Metrics, pad_decisions, pass_advantages, reinforce_update
 from adaptive_jax.parallel import Replicas, rows_here, share, total
@@ -92,7 +93,8 @@ class TrainState:
         update: how many updates are done.
         skipped: how many of them were skipped in a row, up to the last.
         total_skipped: how many were skipped at all.
-        best: the policy that validated best so far; without validation problems, the policy as it is.
+        best: the policy that validated best so far, at first the best constant action; without validation problems, the policy
+            as it is.
         best_reward: what it validated at; -inf before the first validation.
         next_batch_digest: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and
             its key. It follows from the settings and is here to be compared.
@@ -147,7 +149,8 @@ def train(
         state: where to start: `first_state`, or a later one, from which the same states follow as before.
         settings: see `TrainSettings`.
         validation: questions to choose the best state by, see `TrainState.best`; the first update, every `validate_every`-th
-            and the last are validated, and their metrics have "validation_reward".
+            and the last are validated, and their metrics have "validation_reward". Each action alone is validated before the
+            first, whose metrics have "validation_by_action": a policy that is not above the best of them is not kept.
         on_progress: called now and then during an update, with the number of its completions that have ended.
 
     Raises:
@@ -157,6 +160,12 @@ def train(
         FloatingPointError: the language model's logits were not finite.
     """
     optimizer, replicas = _adam(settings.learning_rate), Replicas.of(environment.lm.decoder)
+    alone: Metrics = {}
+    if validation is not None and state.update == 0:
+        constants = [constant_token_adapter(state.adapter, action) for action in range(len(state.adapter.actions))]
+        reached = [validate(validation, constant, settings, on_progress) for constant in constants]
+        alone = {"validation_by_action": reached}
+        state = dataclasses.replace(state, best=constants[int(np.argmax(reached))], best_reward=np.array(max(reached)))
     for update in range(state.update + 1, settings.updates + 1):
         asked, budgets = draw_questions(len(environment), settings, update)
         trajectory, rewards, valid = collect(environment, state.adapter, settings, asked, budgets, update, on_progress)
@@ -194,13 +203,13 @@ def train(
                     "Lower the learning rate, or look at the features and rewards",
                     _batch(trajectory, asked[own], budgets[own], rewards, valid),
                 )
-        best, best_reward, validated = adapter, state.best_reward, {}
+        best, best_reward, validated = adapter, state.best_reward, alone if update == 1 else {}
         if validation is not None:
             best = state.best
             if update % settings.validate_every == 0 or update in (1, settings.updates):
                 reward = validate(validation, adapter, settings, on_progress)
-                validated = {"validation_reward": reward}
-                if reward >= best_reward:
+                validated = validated | {"validation_reward": reward}
+                if reward > best_reward:
                     best, best_reward = adapter, np.array(reward)
         state = TrainState(
             adapter,

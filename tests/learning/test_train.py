@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.environment import Grading
 from adaptive_jax.learning.reinforce import Decisions, reinforce_update
@@ -22,7 +23,8 @@ from adaptive_jax.learning.train import (
     train,
     validate,
 )
-from adaptive_jax.policies.token import TokenAdapter
+from adaptive_jax.policies.fixed import mixed
+from adaptive_jax.policies.token import PAPER_ACTIONS, TokenAdapter
 from adaptive_jax.runs.directory import Metrics
 from adaptive_jax.runs.records import named_leaves, replace_leaves
 from tests.learning.questions import GreedyPath
@@ -150,18 +152,31 @@ def test_training_goes_on_from_any_state_as_if_nothing_had_happened() -> None:
 
 
 def test_the_policy_that_validated_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the validated ones only, the later of two that are level, and bit for bit; without validation the last one."""
-    rewards = iter([0.3, 0.5, 0.5, 0.4])  # after updates 1, 2, 4, 5
+    """Of the validated ones only, the earlier of two that are level, and bit for bit; without validation the last one."""
+    rewards = iter([0.1, 0.0, 0.2, 0.0, 0.3, 0.5, 0.5, 0.4])  # each action alone, then after updates 1, 2, 4, 5
     monkeypatch.setattr("adaptive_jax.learning.train.validate", lambda *_: next(rewards))
     settings = dataclasses.replace(SETTINGS, updates=5, validate_every=2)
     states, history = zip(*trained(ENVIRONMENT, settings, validation=ENVIRONMENT), strict=True)
+    assert [metrics.get("validation_by_action") for metrics in history] == [[0.1, 0.0, 0.2, 0.0], None, None, None, None]
     assert [metrics.get("validation_reward") for metrics in history] == [0.3, 0.5, None, 0.5, 0.4]
     assert [float(state.best_reward) for state in states] == [0.3, 0.5, 0.5, 0.5, 0.5]
-    for state, best in zip(states, (0, 1, 1, 3, 3), strict=True):
+    for state, best in zip(states, (0, 1, 1, 1, 1), strict=True):
         assert weights(state.best) == weights(states[best].adapter)
     state, metrics = next(trained(ENVIRONMENT, settings))
     assert weights(state.best) == weights(state.adapter)
     assert "validation_reward" not in metrics
+
+
+def test_what_is_not_above_the_best_action_alone_is_not_kept() -> None:
+    """Greedy is always right, so no policy is above it; it is taken whatever is observed and drawn."""
+    settings = dataclasses.replace(SETTINGS, updates=2, validate_every=1)
+    states, history = zip(*trained(ENVIRONMENT, settings, validation=ENVIRONMENT), strict=True)
+    alone = [validate(ENVIRONMENT, mixed([SamplingParams(t)]), settings) for t in PAPER_ACTIONS]
+    assert history[0]["validation_by_action"] == alone
+    assert alone[0] == 1.0 > max(*alone[1:], *(metrics["validation_reward"] for metrics in history))
+    assert float(states[-1].best_reward) == 1.0
+    features = np.random.default_rng(0).normal(scale=100, size=(50, 4)).astype(np.float32)
+    assert (jax.nn.softmax(states[-1].best.logits(features))[:, 0] == 1.0).all()
 
 
 def test_validation_is_pass_at_b_of_what_is_known() -> None:
