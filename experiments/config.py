@@ -12,6 +12,7 @@ from adaptive_jax.environment import Cot
 from adaptive_jax.lm.model import EMBEDDED
 from adaptive_jax.runs.fingerprint import Fingerprint
 
+OWN_PROBLEMS = {"fork": "forks"}
 SEEDS = 2**32  # JAX takes larger ones for these: it keeps 32 bits
 
 
@@ -20,9 +21,10 @@ class Config:
     """Flags of every experiment.
 
     Attributes:
-        model: "tiny", "fork", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
-        dataset: "arithmetic", for fork "forks", another known name, or a .jsonl, .json or .parquet file. A file without splits
-            is divided: the first --limit problems are evaluated, the others trained on. "A + B" mixes data sets in equal parts.
+        model: "fork", "tiny", "smollm2", a hub id such as Qwen/Qwen3-4B, a directory, or a .gguf file.
+        dataset: a known name, or a .jsonl, .json or .parquet file ("forks" for fork, "arithmetic" otherwise). A file without
+            splits is divided: the first --limit problems are evaluated, the others trained on. "A + B" mixes data sets in equal
+            parts.
         train_dataset: a name or file to train on instead.
         limit: how many held-out problems are evaluated.
         skip: how many are passed over before them, so that a last run meets problems that no earlier one looked at.
@@ -45,8 +47,8 @@ class Config:
     own_budgets: ClassVar[Mapping[str, tuple[int, ...]]] = {"tiny": (48, 64, 96), "fork": (8, 20, 40)}
     default_budgets: ClassVar[tuple[int, ...]] = (256, 512, 1024)
 
-    model: str = "tiny"
-    dataset: str = "arithmetic"
+    model: str = "fork"
+    dataset: str = ""  # by model
     train_dataset: str | None = None
     limit: int = 1000
     skip: int = 0
@@ -64,6 +66,7 @@ class Config:
     model_parallel: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", self.dataset or OWN_PROBLEMS.get(self.model, "arithmetic"))
         self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
         self.at_least(0, "seed", "skip")
         if self.seed + self.seeds > SEEDS:

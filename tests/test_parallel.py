@@ -140,7 +140,7 @@ def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyP
 def test_the_main_experiment_by_two_processes_is_that_by_one(tmp_path: Path) -> None:
     """From the command line to the tables: problems, prompts, four adapters, evaluations, files."""
     flags = ["--limit", "7", "--train-limit", "12", "--updates", "2", "--prompts", "3", "--completions", "2"]
-    flags += ["--budget", "24", "40", "--validate-every", "1"]
+    flags += ["--budget", "6", "16", "--validate-every", "1"]
     finish(start(1, 1, tmp_path / "cache", "math_token", "--run-dir", str(tmp_path / "one"), *flags))
     said = finish(start(2, 2, tmp_path / "cache", "math_token", "--distributed", "--run-dir", str(tmp_path / "two"), *flags))
     assert "everything is in" in said[0]

@@ -19,7 +19,7 @@ from experiments.launching import exit_on_usage_error
 from experiments.math_sequence import MathSequence, Part, kind, main
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--limit 12 --train-limit 16 --updates 100 --rows 32 --budget 12 --seed 5 --cot mix"
+SMALL = "--model tiny --limit 12 --train-limit 16 --updates 100 --rows 32 --budget 12 --seed 5 --cot mix"
 METHODS = [
     "best static",
     "mixed static",
@@ -146,7 +146,7 @@ def test_which_questions_belong_to_which_row(monkeypatch: pytest.MonkeyPatch) ->
     scores = ActionScores(wins, np.arange(40) != 3, np.zeros(5, int))
     monkeypatch.setattr("experiments.math_sequence.scored", lambda *_, **__: scores)
     monkeypatch.setattr("experiments.math_sequence.embeddings", lambda _: (embedded, embedded))
-    part = Part("test", SimpleNamespace(questions=asked), [], 8, MathSequence(budget=(16, 9)), None)  # type: ignore[arg-type]
+    part = Part("test", SimpleNamespace(questions=asked), [], 8, MathSequence(model="tiny", budget=(16, 9)), None)  # type: ignore[arg-type]
 
     def numbers(cot: str, **options: bool) -> list[int]:
         found = part.asked(cot, 16, **options)  # type: ignore[arg-type]
@@ -183,7 +183,7 @@ def test_a_flag_that_cannot_be_is_named(
     if flags.get("actions") == Path("{bad}"):
         flags = {"actions": bad}
     with pytest.raises(SystemExit) as ended, exit_on_usage_error():
-        main(MathSequence(limit=4, train_limit=8, run_dir=tmp_path / "run", **flags))
+        main(MathSequence(model="tiny", limit=4, train_limit=8, run_dir=tmp_path / "run", **flags))
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -31,8 +31,8 @@ from experiments.launching import launch
 
 ROOT = Path(__file__).parents[2]
 # Direct answers, so that every prompt is of one width, and few rows: few programs to compile.
-SMALL = "--limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 3 --rows 8 --cot none --budget 24 6 --seed 5"
-SMALL += " --checkpoint-every 1 --samples 2"
+SMALL = "--model tiny --limit 24 --train-limit 32 --updates 2 --prompts 4 --completions 3 --rows 8 --cot none --budget 24 6"
+SMALL += " --seed 5 --checkpoint-every 1 --samples 2"
 ACTIONS = [{"temperature": 0.0}, {"temperature": 0.5}, {"temperature": 1.25, "top_p": 0.9}]
 STATIC = ["greedy", "static 0.5", "static 1.25, top-p 0.9"]
 FIXED = [*STATIC, "best static", "mixed static", "hand-written schedule", "oracle"]

@@ -14,7 +14,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Direct answers, so that every prompt is of one width."""
     path = tmp_path_factory.mktemp("runs") / "select"
     config = SelectActions(
-        limit=8, train_limit=16, completions=2, held_out_completions=16, size=2, cot="none", budget=(12,), rows=64, run_dir=path
+        model="tiny",
+        limit=8,
+        train_limit=16,
+        completions=2,
+        held_out_completions=16,
+        size=2,
+        cot="none",
+        budget=(12,),
+        rows=64,
+        run_dir=path,
     )
     assert main(config) == path
     return path

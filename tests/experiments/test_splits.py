@@ -21,7 +21,7 @@ def write(path: Path, problems: list[tuple[str, str]]) -> str:
 
 
 def config(evaluated: str | None = None, **flags: int) -> TransferConfig:
-    return TransferConfig(limit=6, train_limit=8, eval_dataset=evaluated, **flags)  # type: ignore[arg-type]
+    return TransferConfig(dataset="arithmetic", limit=6, train_limit=8, eval_dataset=evaluated, **flags)  # type: ignore[arg-type]
 
 
 def test_parts_are_told_apart_by_name(tmp_path: Path) -> None:
