@@ -14,8 +14,8 @@ Inputs = Literal["hidden+budget", "hidden", "entropy"]
 
 PAPER_ACTIONS = (0.0, 0.5, 1.0, 1.25)
 
-BudgetEncoding = Literal["centred", "shares"]
-BUDGET_WEIGHT = 3.0  # two numbers among hundreds: at a weight of 1, b_t takes hundreds of updates to be noticed
+BudgetEncoding = Literal["two-hot", "centred", "shares"]
+BUDGET_WEIGHT = 3.0  # a few numbers among hundreds: at a weight of 1, b_t takes hundreds of updates to be noticed
 
 
 @struct.dataclass
@@ -30,7 +30,8 @@ class TokenAdapter:
         inputs: what it sees (static): "hidden+budget" is the paper's adapter, "hidden" drops b_t, "entropy" sees only the
             entropy of the next-token distribution.
         budget_scale: tokens that the budget encoding maps to its upper end (static); the largest budget in training.
-        budget_encoding: how b_t is encoded (static): "centred", or "shares" in adapters of earlier versions; see `features`.
+        budget_encoding: how b_t is encoded (static): "two-hot", or "centred" and "shares" in adapters of earlier versions; see
+            `budget_features`.
         argmax: take the most probable action instead of drawing one (static).
     """
 
@@ -40,7 +41,7 @@ class TokenAdapter:
     hidden_size: int = struct.field(pytree_node=False)
     inputs: Inputs = struct.field(pytree_node=False, default="hidden+budget")
     budget_scale: int = struct.field(pytree_node=False, default=1024)
-    budget_encoding: BudgetEncoding = struct.field(pytree_node=False, default="centred")
+    budget_encoding: BudgetEncoding = struct.field(pytree_node=False, default="two-hot")
     argmax: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -66,9 +67,7 @@ class TokenAdapter:
     def features(self, observation: Observation) -> jax.Array:
         """What the MLP sees, [B, F], in the hidden state's dtype.
 
-        The hidden state is divided by its root mean square. The remaining budget (not specified by the paper) is encoded twice:
-        b_t / scale tells large budgets apart, log(1 + b_t) / log(1 + scale) small ones. As "shares" both go from 0 to 1, and
-        "centred" from -3 to 3: two numbers of about 1 among a hundred are noticed late.
+        The hidden state is divided by its root mean square. The remaining budget is encoded as `budget_features` says.
 
         Raises:
             ValueError: the hidden state is not as wide as that of the model the adapter belongs to.
@@ -84,15 +83,42 @@ class TokenAdapter:
         wide = hidden.astype(jnp.float32)
         parts = [wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)]
         if self.inputs == "hidden+budget":
-            remaining = jnp.maximum(observation.remaining, 0).astype(jnp.float32)[:, None]  # dead rows go below 0
-            shares = remaining / self.budget_scale, jnp.log1p(remaining) / jnp.log1p(jnp.float32(self.budget_scale))
-            centred = self.budget_encoding == "centred"
-            parts += [BUDGET_WEIGHT * (2.0 * share - 1.0) if centred else share for share in shares]
+            parts.append(budget_features(observation.remaining, self.budget_scale, self.budget_encoding))
         return jnp.concatenate(parts, axis=-1).astype(hidden.dtype)
 
     def logits(self, features: jax.Array) -> jax.Array:
         """Unnormalised log-probabilities of the actions: features [M, F] -> float32 [M, A]."""
         return nnx.merge(self.graphdef, self.params)(features.astype(jnp.float32))
+
+
+def budget_features(remaining: jax.Array, scale: int, encoding: BudgetEncoding) -> jax.Array:
+    """The remaining budget b_t as numbers that a policy tells apart; the paper does not say how it encodes it.
+
+    "two-hot": x = log2(1 + b_t), b_t at most `scale`, lies between two whole numbers n and n + 1, and features n and n + 1 are
+    1 - (x - n) and x - n, times `BUDGET_WEIGHT`; all others are zero. What is learnt at one budget then hardly moves what is
+    done at half or twice of it. The earlier ones are b_t / scale and log(1 + b_t) / log(1 + scale): as "shares" from 0 to 1,
+    "centred" from -3 to 3.
+
+    Args:
+        remaining: int32 [M], in tokens; below 0, as in rows that have ended, counts as 0.
+        scale: in tokens, see `TokenAdapter`.
+        encoding: see above.
+
+    Returns:
+        float32 [M, F], F = `budget_width(scale, encoding)`.
+    """
+    tokens = jnp.maximum(remaining, 0).astype(jnp.float32)[:, None]
+    if encoding == "two-hot":
+        place = jnp.log2(1.0 + jnp.minimum(tokens, scale))
+        every = jnp.arange(budget_width(scale, encoding), dtype=jnp.float32)[None]
+        return BUDGET_WEIGHT * jnp.maximum(0.0, 1.0 - jnp.abs(place - every))
+    shares = jnp.concatenate([tokens / scale, jnp.log1p(tokens) / jnp.log1p(jnp.float32(scale))], axis=-1)
+    return BUDGET_WEIGHT * (2.0 * shares - 1.0) if encoding == "centred" else shares
+
+
+def budget_width(scale: int, encoding: BudgetEncoding) -> int:
+    """How many numbers encode the remaining budget."""
+    return scale.bit_length() + 1 if encoding == "two-hot" else 2
 
 
 def token_adapter(
@@ -102,7 +128,7 @@ def token_adapter(
     actions: SamplingParams | None = None,
     width: int = 64,
     budget_scale: int = 1024,
-    budget_encoding: BudgetEncoding = "centred",
+    budget_encoding: BudgetEncoding = "two-hot",
     seed: int = 0,
 ) -> TokenAdapter:
     """An untrained token adapter; it starts as the uniform policy.
@@ -118,6 +144,7 @@ def token_adapter(
     """
     if actions is None:
         actions = SamplingParams.stack([SamplingParams(temperature) for temperature in PAPER_ACTIONS])
-    size = {"hidden+budget": hidden_size + 2, "hidden": hidden_size, "entropy": 1}[inputs]
+    budget = budget_width(budget_scale, budget_encoding)
+    size = {"hidden+budget": hidden_size + budget, "hidden": hidden_size, "entropy": 1}[inputs]
     graphdef, params = nnx.split(MLP(size, width, len(actions), rngs=nnx.Rngs(seed)))
     return TokenAdapter(params, actions, graphdef, hidden_size, inputs, budget_scale, budget_encoding)

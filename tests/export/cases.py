@@ -1,6 +1,5 @@
 """Adapters of every kind, over tiny; and what they do, computed by JAX from whole texts."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,13 +24,13 @@ FILTERED = [
     aj.SamplingParams(1.4, min_p=0.05),
     aj.SamplingParams(2.0, top_k=20, top_p=0.9, min_p=0.01),
 ]
-KINDS = ("centred", "shares", "hidden", "entropy", "filtered", "both", "last", "mean")
+KINDS = ("two-hot", "centred", "shares", "hidden", "entropy", "filtered", "both", "last", "mean")
 
 
 def case(kind: str, hidden_size: int = TINY_WIDTH) -> Adapter:
     """An adapter that is sure of nothing and indifferent to nothing."""
-    if kind in ("centred", "shares"):
-        return dataclasses.replace(random_adapter(hidden_size, scale=0.3), budget_encoding=kind)
+    if kind in ("two-hot", "centred", "shares"):
+        return random_adapter(hidden_size, scale=0.3, encoding=kind)
     if kind in ("hidden", "entropy"):
         return random_adapter(hidden_size, kind, scale=0.3)
     if kind == "filtered":

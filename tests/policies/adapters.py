@@ -6,19 +6,28 @@ import jax
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
-from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
+from adaptive_jax.policies.token import BudgetEncoding, Inputs, TokenAdapter, token_adapter
 
 AdapterT = TypeVar("AdapterT", TokenAdapter, SequenceAdapter)
 
 
-def small_adapter(hidden_size: int, inputs: Inputs = "hidden+budget", *, seed: int = 1) -> TokenAdapter:
+def small_adapter(
+    hidden_size: int, inputs: Inputs = "hidden+budget", *, seed: int = 1, encoding: BudgetEncoding = "two-hot"
+) -> TokenAdapter:
     """An untrained adapter of width 16 for budgets up to 64: of one kind, so that few programs are compiled."""
-    return token_adapter(hidden_size, inputs=inputs, width=16, budget_scale=64, seed=seed)
+    return token_adapter(hidden_size, inputs=inputs, width=16, budget_scale=64, budget_encoding=encoding, seed=seed)
 
 
-def random_adapter(hidden_size: int, inputs: Inputs = "hidden+budget", *, scale: float = 1.0, seed: int = 1) -> TokenAdapter:
+def random_adapter(
+    hidden_size: int,
+    inputs: Inputs = "hidden+budget",
+    *,
+    scale: float = 1.0,
+    seed: int = 1,
+    encoding: BudgetEncoding = "two-hot",
+) -> TokenAdapter:
     """An adapter whose last layer, zero in an untrained one, is normal noise times `scale`."""
-    return with_random_head(small_adapter(hidden_size, inputs, seed=seed), scale, seed)
+    return with_random_head(small_adapter(hidden_size, inputs, seed=seed, encoding=encoding), scale, seed)
 
 
 def random_sequence_adapter(

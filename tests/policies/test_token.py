@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.policy import Observation, PromptObservation
-from adaptive_jax.policies.token import Inputs, TokenAdapter, token_adapter
+from adaptive_jax.policies.token import Inputs, TokenAdapter, budget_features, budget_width, token_adapter
 from tests.policies.adapters import random_adapter
 
 HIDDEN = 6
@@ -73,9 +73,10 @@ def test_features_are_what_numpy_makes_of_them(inputs: Inputs, dtype: jnp.dtype)
     features = random_adapter(HIDDEN, inputs).features(observation)
     hidden = np.asarray(observation.hidden.astype(jnp.float32), np.float64)
     scaled = hidden / np.sqrt((hidden**2).mean(axis=1, keepdims=True) + 1e-6)
-    left = np.asarray(observation.remaining, np.float64)[:, None]
+    place = np.log2(1 + np.asarray(observation.remaining, np.float64))
+    bins = np.stack([np.interp(place, range(8), 3 * column) for column in np.eye(8)], axis=1)  # log2(1 + 64) is above 6
     expected = {
-        "hidden+budget": np.concatenate([scaled, 6 * left / 64 - 3, 6 * np.log(1 + left) / np.log(65) - 3], axis=1),
+        "hidden+budget": np.concatenate([scaled, bins], axis=1),
         "hidden": scaled,
         "entropy": np.asarray(observation.entropy, np.float64)[:, None],
     }[inputs]
@@ -83,6 +84,29 @@ def test_features_are_what_numpy_makes_of_them(inputs: Inputs, dtype: jnp.dtype)
     assert features.shape == expected.shape
     tolerance = 1e-5 if dtype == jnp.float32 else 2**-8
     np.testing.assert_allclose(np.asarray(features.astype(jnp.float32)), expected, rtol=tolerance, atol=1e-6)
+
+
+def test_budgets_are_encoded_as_earlier_adapters_did() -> None:
+    left = np.array([[-3], [0], [1], [40], [64], [100]])
+    tokens = np.maximum(left, 0)
+    shares = np.concatenate([tokens / 64, np.log(1 + tokens) / np.log(65)], axis=1)
+    remaining = jnp.asarray(left[:, 0], jnp.int32)
+    np.testing.assert_allclose(budget_features(remaining, 64, "shares"), shares, rtol=1e-6)
+    np.testing.assert_allclose(budget_features(remaining, 64, "centred"), 6 * shares - 3, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 8, 1024])
+def test_a_two_hot_budget_has_a_place_for_every_power_of_two(scale: int) -> None:
+    """Whole powers are one-hot, what lies between shares its weight, and what is above the scale counts as the scale."""
+    remaining = jnp.asarray([-1, 0, *range(1, scale + 1), 3 * scale], jnp.int32)
+    bins = np.asarray(budget_features(remaining, scale, "two-hot"))
+    assert bins.shape == (scale + 3, budget_width(scale, "two-hot"))
+    np.testing.assert_allclose(bins.sum(axis=1), 3.0, rtol=1e-5)
+    np.testing.assert_array_equal(bins[0], bins[1])
+    np.testing.assert_array_equal(bins[-1], bins[-2])
+    assert (np.count_nonzero(bins > 1e-5, axis=1) <= 2).all()
+    for power in range((scale + 1).bit_length()):
+        np.testing.assert_allclose(bins[2**power], 3.0 * np.eye(bins.shape[1])[power], atol=1e-5)  # 2^n - 1 tokens stand at 2^n
 
 
 @pytest.mark.parametrize("inputs", VARIANTS)

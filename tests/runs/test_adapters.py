@@ -130,7 +130,7 @@ print(description["base_model"], description["budget_encoding"], *sorted(arrays)
     told = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True).stdout
     first = np.asarray(random_adapter(HIDDEN).params["first"]["kernel"][...])
     names = "first.bias first.kernel last.bias last.kernel second.bias second.kernel"
-    assert told == f"tiny centred {names} {float(first.sum())}\n"
+    assert told == f"tiny two-hot {names} {float(first.sum())}\n"
 
 
 def test_an_adapter_of_before_the_portable_form_is_loaded(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_exchanged_adapters_are_found(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_before_the_budget_was_centred_acts_as_it_did(tmp_path: Path) -> None:
-    save_as_earlier(tmp_path / "a", random_adapter(HIDDEN), budget_encoding=None)
+    save_as_earlier(tmp_path / "a", random_adapter(HIDDEN, encoding="shares"), budget_encoding=None)
     adapter = load_adapter(tmp_path / "a")
     remaining, unseen = jnp.asarray([16, 64], jnp.int32), jnp.ones(2)
     seen = adapter.features(Observation(jnp.ones((2, HIDDEN)), remaining, remaining, remaining, unseen, unseen))

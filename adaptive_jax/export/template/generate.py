@@ -148,9 +148,7 @@ class Policy(LogitsProcessor):
             return torch.special.entr(logits.softmax(-1)).sum(-1, keepdim=True).to(self.hidden.dtype)
         parts = [normed(self.hidden)]
         if ADAPTER["inputs"] == "hidden+budget":
-            remaining, scale = (self.budgets - step).clamp(min=0)[:, None].float(), ADAPTER["budget_scale"]
-            for share in (remaining / scale, remaining.log1p() / math.log1p(scale)):
-                parts.append(centred(share) if ADAPTER["budget_encoding"] == "centred" else share)
+            parts.append(budget_features((self.budgets - step).clamp(min=0)[:, None].float()))
         return torch.cat([part.to(self.hidden.device) for part in parts], -1).to(self.hidden.dtype)
 
     def _prompt_features(self) -> Any:
@@ -185,6 +183,17 @@ def normed(hidden: Any) -> Any:
     """Divided by their root mean square, [N, D] in float32."""
     wide = hidden.float()
     return wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + 1e-6)
+
+
+def budget_features(remaining: Any) -> Any:
+    """The remaining budgets, float32 [N, 1] in tokens, as the adapter sees them, [N, F]."""
+    scale, encoding = ADAPTER["budget_scale"], ADAPTER["budget_encoding"]
+    if encoding == "two-hot":
+        place = (1 + remaining.clamp(max=scale)).log2()
+        every = torch.arange(scale.bit_length() + 1, device=remaining.device)
+        return FEATURE_WEIGHT * (1 - (place - every).abs()).clamp(min=0)
+    shares = torch.cat([remaining / scale, remaining.log1p() / math.log1p(scale)], -1)
+    return centred(shares) if encoding == "centred" else shares
 
 
 def centred(share: Any) -> Any:
