@@ -264,7 +264,7 @@ class Comparison:
         for (dataset, cot), environment in self._evaluated.items():
             stage = f"evaluating {name}" + ("" if dataset == first else ", transfer") + self._way(cot)
             tries = self._config.samples
-            found[dataset, cot] = score(environment, policy, stage, self._config, self._run, completions=tries)
+            found[dataset, cot] = score(environment, policy, stage, self._config, self._run, completions=tries, watched=True)
         return found
 
     def _add(self, method: str, runs: Sequence[dict[Asked, Scores]]) -> None:
@@ -316,7 +316,14 @@ def static_name(action: SamplingParams) -> str:
 
 
 def score(
-    environment: Environment, policy: Policy, stage: str, config: MathToken, run: RunDirectory, *, completions: int
+    environment: Environment,
+    policy: Policy,
+    stage: str,
+    config: MathToken,
+    run: RunDirectory,
+    *,
+    completions: int,
+    watched: bool = False,
 ) -> Scores:
     """A policy on all questions at every budget, with the same draws for every policy."""
     budgets = config.budgets
@@ -331,8 +338,8 @@ def score(
                 seed=config.seed,
                 completions=completions,
                 rows=config.rows,
-                sampled=1,
-                watched=True,
+                sampled=int(watched),
+                watched=watched,
                 on_progress=progress.at_least,
             )
         return vars(scores)

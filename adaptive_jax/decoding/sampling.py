@@ -145,6 +145,20 @@ def summary(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.log(mass) - moment / mass, 1.0 / mass
 
 
+def entropy_after(logits: jax.Array, params: SamplingParams) -> jax.Array:
+    """Entropy of `probabilities`, the distribution after temperature and filters.
+
+    Args:
+        logits: float32 or bfloat16 [B, V].
+        params: scalars or arrays [B].
+
+    Returns:
+        float32 [B], in nats; 0 in greedy rows.
+    """
+    chances = probabilities(logits, params)
+    return -jax.scipy.special.xlogy(chances, chances).sum(axis=-1)
+
+
 @jax.jit
 def _probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
     """`probabilities` for params of arrays [B]."""

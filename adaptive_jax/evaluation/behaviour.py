@@ -1,7 +1,7 @@
 """What a policy did, counted over all completions: how long they are, and which action was taken where."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,13 @@ TOKENS = 200  # the commonest tokens at decisions
 
 
 def behaviour_of(
-    trajectory: Trajectory, actions: SamplingParams, tokenizer: Any, budgets: Sequence[int], *, cut: bool
+    trajectory: Trajectory,
+    actions: SamplingParams,
+    tokenizer: Any,
+    budgets: Sequence[int],
+    modulation: Mapping[str, Any],
+    *,
+    cut: bool,
 ) -> np.ndarray:
     """Counts over the completions of all processes; as for the learner, a decision is a step that is not as good as certain.
 
@@ -26,13 +32,14 @@ def behaviour_of(
         actions: the policy's action space, shape [A].
         tokenizer: of the model.
         budgets: K token budgets.
+        modulation: how the policy changed distributions (see `modulation_of`).
         cut: whether each completion counts at every budget, as its prefix; otherwise at its own budget only.
 
     Returns:
         uint8 [bytes], a JSON object with "actions", their names; "budgets" and "mean_tokens" at each of them; "lengths", the
         counts of completion lengths at the largest budget in bins with "edges"; "remaining", the counts of actions at decisions
         [bins, A] by the tokens left of the budget, with "edges"; "tokens", the counts of actions [A] by the text of the token
-        that was drawn.
+        that was drawn; and "modulation".
     """
     longest, names = max(budgets), action_names(actions)
     steps = np.arange(trajectory.tokens.shape[1])
@@ -59,5 +66,6 @@ def behaviour_of(
         },
         "remaining": {"edges": edges.tolist(), "counts": total(remaining).tolist()},
         "tokens": [[tokenizer.decode([token]), counts[token].tolist()] for token in common],
+        "modulation": modulation,
     }
     return np.frombuffer(json.dumps(content).encode(), np.uint8)

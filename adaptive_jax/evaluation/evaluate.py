@@ -11,6 +11,7 @@ from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.environment import Environment
 from adaptive_jax.evaluation.behaviour import behaviour_of
+from adaptive_jax.evaluation.modulation import modulation_of
 from adaptive_jax.evaluation.samples import NONE, samples_of
 from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.parallel import gather, rows_here, share, total
@@ -83,7 +84,7 @@ def evaluate(
         seed: fixes every draw; with the same seed every policy gets the same draws.
         rows: how many completions are decoded side by side.
         sampled: keep samples for each of so many groups of completions (see `samples_of`); 0 keeps none.
-        watched: count what the policy did (see `behaviour_of`).
+        watched: count what the policy did (see `behaviour_of`), and how it changed distributions (see `modulation_of`).
         on_progress: called with the number of this process's completions that have ended.
 
     Raises:
@@ -116,7 +117,8 @@ def evaluate(
     if sampled:
         samples = samples_of(environment, trajectory, grading.verdicts(), asked[own], cuts, policy.actions, sampled)
     if watched:
-        behaviour = behaviour_of(trajectory, policy.actions, lm.tokenizer, budgets, cut=cuts is not None)
+        changed = modulation_of(environment, trajectory, asked[own], policy.actions)
+        behaviour = behaviour_of(trajectory, policy.actions, lm.tokenizer, budgets, changed, cut=cuts is not None)
     counts = total(np.array([np.sum(grading.verdicts() == verdict) for verdict in VERDICTS]))
 
     def per_question(values: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ from typing import Any
 
 from adaptive_jax.evaluation.results import MEAN
 from adaptive_jax.report.contents import RunContents
-from adaptive_jax.report.svg import Point, line_chart, stacked_chart
+from adaptive_jax.report.svg import Point, line_chart, scatter_chart, stacked_chart
 
 SMOOTH = 5  # updates in the running mean of action probabilities
 WORDS = 12  # tokens told for each action
+FEWEST = 5  # steps behind a mean that is shown
 PRIOR = 50.0  # pseudo-counts of the prior in log-odds
 
 
@@ -99,7 +100,35 @@ def _behaviour(cot: str, behaviour: Mapping[str, Mapping[str, Any]]) -> list[str
             shares = {name: [row[number] / sum(row) for _, row in bins] for number, name in enumerate(known["actions"])}
             title = f"Actions at decisions by the tokens that are left of the budget, CoT {cot}: {method}"
             charts.append(stacked_chart(title, "tokens left", [at for at, _ in bins], shares))
-    return charts
+    return charts + _modulation(cot, behaviour)
+
+
+def _modulation(cot: str, behaviour: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How actions change entropy: on average, for each policy of several actions, and for those of one action together."""
+    shifts: dict[str, list[Point]] = {}
+    one: dict[str, list[Point]] = {}
+    charts = []
+    for method, known in behaviour.items():
+        told = known.get("modulation")  # older runs have none
+        if not told:
+            continue
+        bins = zip(told["before"], told["shift"], told["counts"], strict=True)
+        shifts[method] = [(before, shift, 0.0) for before, shift, count in bins if count >= FEWEST]
+        if len(known["actions"]) == 1:
+            one[method] = [(before, after, 0.0) for before, after, _ in told["points"]]
+            continue
+        dots: dict[str, list[Point]] = {name: [] for name in known["actions"]}
+        for before, after, action in told["points"]:
+            dots[known["actions"][action]].append((before, after, 0.0))
+        title = f"Entropy before the action and of the distribution drawn from, each step, CoT {cot}: {method}"
+        charts.append(scatter_chart(title, "before, nats", "after, nats", dots, diagonal=True))
+    title = f"Mean shift of entropy by an action, by the entropy before it, CoT {cot}"
+    together = f"Entropy before the action and of the distribution drawn from, each step, CoT {cot}: static settings"
+    return [
+        line_chart(title, "before, nats", "after minus before, nats", shifts),
+        *charts,
+        scatter_chart(together, "before, nats", "after, nats", one, diagonal=True),
+    ]
 
 
 def favourite_tokens(behaviour: Mapping[str, Any]) -> dict[str, list[tuple[str, float]]]:

@@ -1,4 +1,4 @@
-"""Small figures as SVG text that follows the page's colours: lines with intervals, and stacked shares."""
+"""Small figures as SVG text that follows the page's colours: lines with intervals, stacked shares, and dots."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,15 @@ def line_chart(title: str, x: str, y: str, series: Mapping[str, Sequence[Point]]
         title: what it shows, read to those who do not see it.
         x, y: the axes.
         series: the points of each line.
-        top: the largest y; by default that of the points.
+        top: the largest y, above 0; by default all points are shown, and 0.
     """
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
     low, high = min(p[0] for p in points), max(p[0] for p in points)
-    frame = _Frame(low, high, 0.0, top if top is not None else max(p[1] + p[2] for p in points) or 1.0)
+    bottom = min(0.0, *(p[1] - p[2] for p in points)) if top is None else 0.0
+    highest = max(p[1] + p[2] for p in points) if top is None else top
+    frame = _Frame(low, high, bottom, highest if highest > bottom else bottom + 1.0)
     parts = frame.axes(x, y)
     for number, (name, line) in enumerate(series.items()):
         colour = f"c{number % 8}"
@@ -66,6 +68,30 @@ def stacked_chart(
         path = " ".join(f"{'L' if i else 'M'}{frame.x(p[0]):.1f} {frame.y(p[1]):.1f}" for i, p in enumerate(line))
         parts.append(f'<path class="line over" d="{path}"/>')
     return _figure(title, [*parts, *frame.axes(x, "share")], list(shares), filled=True)
+
+
+def scatter_chart(title: str, x: str, y: str, series: Mapping[str, Sequence[Point]], *, diagonal: bool = False) -> str:
+    """Dots, the half intervals of which are not shown.
+
+    Args:
+        title, x, y, series: as for `line_chart`.
+        diagonal: one scale for both axes, and a line where x and y are equal.
+    """
+    points = [point for dots in series.values() for point in dots]
+    if not points:
+        return ""
+    right, top = max(p[0] for p in points) or 1.0, max(p[1] for p in points) or 1.0
+    if diagonal:
+        right = top = max(right, top)
+    frame = _Frame(0.0, right, 0.0, top)
+    parts = frame.axes(x, y)
+    if diagonal:
+        line = f"M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(right):.1f} {frame.y(top):.1f}"
+        parts.append(f'<path class="axis" stroke-dasharray="{DASHES[1]}" d="{line}"/>')
+    for number, dots in enumerate(series.values()):
+        places = (f'cx="{frame.x(at):.1f}" cy="{frame.y(value):.1f}"' for at, value, _ in dots)
+        parts += [f'<circle class="dot faint f{number % 8}" {place} r="3"/>' for place in places]
+    return _figure(title, parts, list(series), filled=True)
 
 
 class _Frame:

@@ -259,3 +259,17 @@ def test_summary_is_entropy_and_largest_probability() -> None:
 def test_a_parameter_of_another_shape_is_named() -> None:
     with pytest.raises(ValueError, match="top_k has shape"):
         sampling.probabilities(jnp.zeros((3, 7)), SamplingParams(top_k=np.array([1, 2])))
+
+
+def test_entropy_after_is_that_of_the_probabilities() -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (4, 300)).astype(np.float32)
+    settings = [
+        SamplingParams(0.0),
+        SamplingParams(0.7),
+        SamplingParams(1.3, top_k=9),
+        SamplingParams(1.0, top_p=0.6, min_p=0.05),
+    ]
+    found = sampling.entropy_after(jnp.asarray(logits), SamplingParams.stack(settings))
+    for row, s, value in zip(logits, settings, found, strict=True):
+        chances = oracle(row, s.temperature, s.top_k, s.top_p, s.min_p)
+        assert float(value) == pytest.approx(-sum(p * np.log(p) for p in chances if p > 0), abs=1e-4)

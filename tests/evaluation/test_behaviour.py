@@ -42,7 +42,7 @@ def trajectory(budgets: np.ndarray) -> Trajectory:
 @pytest.mark.parametrize("cut", [True, False])
 def test_counts_are_those_of_a_loop(cut: bool) -> None:
     done = trajectory(np.full(40, 24, np.int32) if cut else np.repeat(np.int32(BUDGETS), 20))
-    found: dict[str, Any] = json.loads(behaviour_of(done, ACTIONS, Tokenizer(), BUDGETS, cut=cut).tobytes())
+    found: dict[str, Any] = json.loads(behaviour_of(done, ACTIONS, Tokenizer(), BUDGETS, {}, cut=cut).tobytes())
     assert found["actions"] == ["greedy", "T 0.5", "T 1, top-k 8"]
     remaining, tokens = np.zeros((BINS, 3), int), np.zeros((9, 3), int)
     lengths = np.zeros(BINS, int)

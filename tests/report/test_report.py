@@ -113,6 +113,34 @@ def test_the_verdict_follows_the_interval(run: Path) -> None:
         assert f"and is {words} best static" in verdict(content)
 
 
+def test_entropy_before_and_after_is_drawn_where_it_is_known(run: Path) -> None:
+    def known(actions: list[str], shift: float, points: list[list[float]]) -> dict[str, Any]:
+        counts = {"edges": [0, 50, 96], "counts": [3, 4]}
+        modulation = {"before": [0.0, 0.5, 1.5], "shift": [0.0, shift, 9.0], "counts": [90, 7, 2], "points": points}
+        told = {"actions": actions, "budgets": [96], "mean_tokens": [40.0], "lengths": counts, "tokens": []}
+        return told | {"remaining": counts | {"counts": [[1] * len(actions), [0] * len(actions)]}, "modulation": modulation}
+
+    adapter = known(["greedy", "T 1.25"], -0.25, [[0.5, 0.0, 0], [0.7, 0.8, 1], [0.6, 0.7, 1]])
+    older = known(["greedy"], -0.5, [])
+    del older["modulation"]
+    methods = {"greedy": known(["greedy"], -0.5, [[0.5, 0.0, 0]]), "token adapter, budget": adapter, "static 1": older}
+    (run / "behaviour.json").write_text(json.dumps({"all": methods}))
+    page = report([run])
+    parsed(page)
+    drawn = {
+        re.search(r"<figcaption>(.*?)</figcaption>", f)[1]: f for f in re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    }
+    title = "Entropy before the action and of the distribution drawn from, each step, CoT all: "
+    assert [drawn[title + name].count("<circle") for name in ("token adapter, budget", "static settings")] == [3, 1]
+    shifts = drawn["Mean shift of entropy by an action, by the entropy before it, CoT all"]
+    assert re.findall(r"<title>(.*?)</title>", shifts) == [  # and none from two steps
+        "greedy: 0 at 0",
+        "greedy: -0.5 at 0.5",
+        "token adapter, budget: 0 at 0",
+        "token adapter, budget: -0.25 at 0.5",
+    ]
+
+
 def test_favourite_tokens_are_those_of_the_formula() -> None:
     counts = np.array([[40, 5], [10, 10], [2, 60], [30, 28]])
     known = {"actions": ["greedy", "T 1"], "tokens": [[f"t{n}", row.tolist()] for n, row in enumerate(counts)]}
