@@ -11,6 +11,7 @@ import jax
 from adaptive_jax.environment import Cot
 from adaptive_jax.lm.model import EMBEDDED
 from adaptive_jax.runs.fingerprint import Fingerprint
+from adaptive_jax.runs.trackers import TrackerName
 
 OWN_PROBLEMS = {"fork": "forks"}
 SEEDS = 2**32  # JAX takes larger ones for these: it keeps 32 bits
@@ -40,6 +41,8 @@ class Config:
         skip_bad: leave out malformed rows of a data set, and count them, instead of stopping at the first.
         distributed: join the other processes of this job on a TPU slice, under Slurm or on Kubernetes (the launch scripts give
             it); elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+        log_to: trackers that metrics and figures are sent to, too: tensorboard (files in the run directory), wandb, trackio;
+            each is an extra of this package, and its own environment variables hold, such as WANDB_MODE=offline.
         model_parallel: devices that share one copy of the model, for those that do not fit one.
     """
 
@@ -63,6 +66,7 @@ class Config:
     rows: int = 128
     skip_bad: bool = False
     distributed: bool = False
+    log_to: tuple[TrackerName, ...] = ()
     model_parallel: int = 1
 
     def __post_init__(self) -> None:

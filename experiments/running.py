@@ -24,6 +24,7 @@ from adaptive_jax.runs.fingerprint import (
 )
 from adaptive_jax.runs.records import NotWritten
 from adaptive_jax.runs.stopping import Stopped
+from adaptive_jax.runs.trackers import Trackers
 from adaptive_jax.tasks.rewards import RewardFailed
 from experiments.asking import AskingConfig
 from experiments.config import Config
@@ -33,7 +34,7 @@ from experiments.splits import Splits
 log = logging.getLogger(__name__)
 
 DIVERGED = "diverged.npz"
-UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed")  # flags that change no number
+UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed", "log-to")  # flags that change no number
 
 
 @contextmanager
@@ -51,11 +52,15 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
         fingerprint = fingerprint_of(experiment, config, lm, splits)
         if not path.exists() and (unknown := set(config.allow_changed) - set(fingerprint)):
             raise ValueError(f"--allow-changed {' '.join(sorted(unknown))}: no such field; there are {', '.join(fingerprint)}")
-        run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed)
+        trackers = Trackers(config.log_to, path, fingerprint, dataclasses.asdict(config))
+        run = RunDirectory(
+            path, config, fingerprint, resume=config.resume, allowed=config.allow_changed, on_line=trackers.follow
+        )
     log.info("%s: results go to %s", experiment, path)
     try:
         with run.stop:
             yield run
+            parallel.on_main_process(lambda: trackers.figures(sorted(path.glob("*.png"))))
             parallel.on_main_process(
                 lambda: None
             )  # all leave together: JAX ends a job whose first process waits long for the last
@@ -75,6 +80,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
         print(f"error: {error}. {_kept_batch(run, error.batch)}", file=sys.stderr)
         sys.exit(1)
     finally:
+        trackers.close()
         run.close()
 
 

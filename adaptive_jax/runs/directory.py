@@ -67,6 +67,7 @@ class RunDirectory:
         fingerprint: what decides the run's numbers.
         resume: start a run without any checkpoint anew, where its directory exists.
         allowed: fields of the fingerprint that may differ from those of the run that goes on.
+        on_line: called in process 0 with every line of metrics.jsonl, those of earlier processes included.
 
     Attributes:
         stop: whether the run has been asked to stop; stages look at it.
@@ -80,9 +81,17 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: Path, config: Any, fingerprint: Fingerprint, *, resume: bool = False, allowed: Collection[str] = ()
+        self,
+        path: Path,
+        config: Any,
+        fingerprint: Fingerprint,
+        *,
+        resume: bool = False,
+        allowed: Collection[str] = (),
+        on_line: Callable[[Metrics], None] | None = None,
     ):
         self.path, self.fingerprint, self.stop = path, plain(fingerprint), Stop()
+        self._on_line = on_line
         self._lines: list[Metrics] = []  # what the present stage has logged
         self._files: _Files | None = None  # process 0 has them
 
@@ -211,6 +220,8 @@ class RunDirectory:
     def _append(self, line: Metrics) -> None:
         if self._files is not None:
             self._files.append(line)
+            if self._on_line is not None:
+                self._on_line(line)
 
 
 class _Files:
