@@ -14,7 +14,7 @@ from adaptive_jax import parallel
 from adaptive_jax.learning.train import GradedRewards, TrainingDiverged
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.report.page import report
-from adaptive_jax.runs.directory import RunDirectory
+from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.fingerprint import (
     Fingerprint,
     FingerprintMismatch,
@@ -34,6 +34,8 @@ from experiments.splits import Splits
 log = logging.getLogger(__name__)
 
 DIVERGED = "diverged.npz"
+REPORT = "report.html"
+REPORT_EVERY = 180.0  # seconds between two reports of a training; one follows each method, too
 UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed", "log-to")  # flags that change no number
 
 
@@ -45,6 +47,16 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
     full, a model whose logits are not finite and a training that diverges end it with status 1, a checkpoint that is not of
     this run with status 2.
     """
+    told = time.monotonic()
+
+    def follow(line: Metrics) -> None:
+        """In process 0, with every line of metrics: long trainings are to be seen before they end."""
+        nonlocal told
+        trackers.follow(line)
+        if time.monotonic() - told > REPORT_EVERY:
+            run.write_text(REPORT, report([path]))
+            told = time.monotonic()
+
     with exit_on_usage_error():
         path = config.run_dir or Path("runs") / parallel.on_main_process(
             lambda: f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -53,9 +65,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
         if not path.exists() and (unknown := set(config.allow_changed) - set(fingerprint)):
             raise ValueError(f"--allow-changed {' '.join(sorted(unknown))}: no such field; there are {', '.join(fingerprint)}")
         trackers = Trackers(config.log_to, path, fingerprint, dataclasses.asdict(config))
-        run = RunDirectory(
-            path, config, fingerprint, resume=config.resume, allowed=config.allow_changed, on_line=trackers.follow
-        )
+        run = RunDirectory(path, config, fingerprint, resume=config.resume, allowed=config.allow_changed, on_line=follow)
     log.info("%s: results go to %s", experiment, path)
     try:
         with run.stop:
@@ -103,7 +113,7 @@ def load_model(config: AskingConfig) -> LM:
 
 def write_report(run: RunDirectory) -> None:
     """Write report.html from what the run has written so far."""
-    run.write_text("report.html", parallel.on_main_process(lambda: report([run.path])))
+    run.write_text(REPORT, parallel.on_main_process(lambda: report([run.path])))
 
 
 def fingerprint_of(experiment: str, config: Config, lm: LM, splits: Splits) -> Fingerprint:

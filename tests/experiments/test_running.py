@@ -1,5 +1,6 @@
 """Runs end in good order, whatever ends them."""
 
+import math
 import os
 import signal
 import time
@@ -91,3 +92,18 @@ def test_what_decides_the_numbers(config: TrainingConfig) -> None:
     assert {"experiment", "model", "updates", "seed", "rows", "weights", "training-problems", "code", "device"} <= set(found)
     assert not {"run-dir", "run_dir", "resume", "allow-changed", "checkpoint-every"} & set(found)
     assert found["code"] != code_fingerprint()["code"]  # that of the experiments counts, too
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_a_long_training_is_reported_on_while_it_lasts(
+    config: TrainingConfig, often: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "REPORT_EVERY", -1.0 if often else math.inf)
+    with open_run("some", config, None, NOTHING) as run:
+        for update in (1, 2):
+            run.log(method="own", seed=0, update=update, action_probabilities=[0.25, 0.75], validation_reward=0.5)
+            page = run.path / "report.html"
+            assert page.exists() == often
+            if often:
+                assert "own, seed 0" in page.read_text()
+                assert page.read_text().count('class="area') == 2
