@@ -10,6 +10,7 @@ environment.json, metrics.jsonl, results.json, results.md, a figure and the trai
 
 import dataclasses
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,21 @@ TRAINED: dict[str, tuple[str, bool, Rule]] = {
 LARGEST = max(SAMPLES)
 
 Estimate = Callable[[Asked, int], np.ndarray]  # each question's Pass@k, float [Q]
+SHOWN = (BASELINE, "sequence adapter, budget")  # methods whose choices are among the samples
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """The estimate of a method that holds one action for each question.
+
+    Attributes:
+        choose: the action of each question when k completions are allowed, int [Q], or one for all.
+    """
+
+    choose: Callable[[Asked, int], np.ndarray | int]
+
+    def __call__(self, asked: Asked, k: int) -> np.ndarray:
+        return asked.reached(self.choose(asked, k), k)
 
 
 @dataclass(frozen=True)
@@ -178,17 +194,35 @@ class Part:
         self._scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run, apart=True)
         self._last, self._mean = embeddings(environment)
         self.verdicts = self._scores.verdicts
+        self._samples = unpacked(self._scores.samples)
         self.samples: dict[str, list[Sample]] = {setting_name(setting): [] for setting in settings}
-        for sample in unpacked(self._scores.samples):
+        for sample in self._samples:
             self.samples[setting_name(settings[sample["group"]])].append(sample)
 
-    def asked(self, cot: Cot, budget: int, *, each_way: bool = False) -> Asked:
-        """The questions of a row of the table at a token budget; with `each_way`, mix has every problem in both ways."""
+    def add_samples(self, method: str, own: Choosing, cot: Cot, budget: int, k: int) -> None:
+        """Those of the samples that are a method's own: its action at B = k is the one that they were drawn under."""
+        asked, kept = self.asked(cot, budget), self._kept(cot)
+        chosen = {
+            (self._questions[i].problem.id, "all" if self._questions[i].cot else "none", budget): action
+            for i, action in zip(kept, np.broadcast_to(own.choose(asked, k), len(kept)).tolist(), strict=True)
+        }
+        self.samples.setdefault(f"{method}, B = {k}", []).extend(
+            sample
+            for sample in self._samples
+            if chosen.get((sample["problem"], sample["cot"], sample["budget"])) == sample["group"]
+        )
+
+    def _kept(self, cot: Cot, *, each_way: bool = False) -> list[int]:
+        """Which of the questions are those of a row of the table."""
         if cot == "mix" and not each_way:
             wanted = set(questions([question.problem for question in self._questions], "mix"))
         else:
             wanted = {question for question in self._questions if cot == "mix" or question.cot == (cot == "all")}
-        kept = [i for i, question in enumerate(self._questions) if question in wanted and self._scores.known[i]]
+        return [i for i, question in enumerate(self._questions) if question in wanted and self._scores.known[i]]
+
+    def asked(self, cot: Cot, budget: int, *, each_way: bool = False) -> Asked:
+        """The questions of a row of the table at a token budget; with `each_way`, mix has every problem in both ways."""
+        kept = self._kept(cot, each_way=each_way)
         wins = self._scores.wins[self._budgets.index(budget), kept]
         return Asked(wins, self._last[kept], self._mean[kept], [kind(self._questions[i]) for i in kept])
 
@@ -219,6 +253,10 @@ def compare(lm: LM, parts: dict[str, Part], experiment: str, config: MathSequenc
                 for method, runs in scores.items():
                     over = None if method == BASELINE else (BASELINE, scores[BASELINE][0])
                     rows[name] += pass_rows(method, cot, budget, runs, over)
+                if cot == config.cot:
+                    for method, k in itertools.product(SHOWN, (1, LARGEST)):
+                        if isinstance(own := found[method][0], Choosing):
+                            parts[name].add_samples(method, own, cot, budget, k)
             tables = report(lm, rows, parts, experiment, config, run)
     return tables
 
@@ -237,22 +275,17 @@ def methods(
     run.log(event=BASELINE, cot=cot, budget=budget, **names, actions=[setting_name(s) for s in config.settings])
     log.info("CoT %s, b = %d, best static on validation: %s", cot, budget, "; ".join(f"{k} {v}" for k, v in names.items()))
     found: dict[str, list[Estimate]] = {
-        BASELINE: [lambda asked, k: asked.reached(best[k], k)],
+        BASELINE: [Choosing(lambda asked, k: best[k])],
         "mixed static": [lambda asked, k: mixed_static(asked, k, config.seed)],
     }
     for method, (name, _, _) in TRAINED.items():
         found[name] = []
         for seed in config.training_seeds:
             adapter = trained(lm, training, validation, method, cot, budget, seed, config, run)
-            found[name].append(functools.partial(reached_by, adapter))
-    found["lookup table"] = [lambda asked, k: asked.reached(lookup_choice(training, asked, k), k)]
+            found[name].append(Choosing(functools.partial(adapter_choice, adapter)))
+    found["lookup table"] = [Choosing(functools.partial(lookup_choice, training))]
     found["oracle"] = [oracle]
     return found
-
-
-def reached_by(adapter: SequenceAdapter, asked: Asked, k: int) -> np.ndarray:
-    """float [Q], each question's Pass@k under what the adapter chooses."""
-    return asked.reached(adapter_choice(adapter, asked, k), k)
 
 
 def trained(

@@ -41,9 +41,10 @@ def samples_of(
       groups: completion i of a question belongs to group i % groups.
 
     Returns:
-      uint8 [bytes], a JSON list of objects with "group", "verdict", "problem", "question", "gold", "budget", "completion"
-      and "text"; and of each token its text, the name of its action, and the entropy of the model's distribution in nats and
-      its top probability, before the action: "tokens", "actions", "entropy", "top_probability".
+      uint8 [bytes], a JSON list of objects with "group", "verdict", "problem", "question", "gold", "cot" ("all" or "none": how
+      it was asked), "budget", "completion" and "text"; and of each token its text, the name of its action, and the entropy of
+      the model's distribution in nats and its top probability, before the action: "tokens", "actions", "entropy",
+      "top_probability".
     """
     each = len(trajectory.lengths) // len(asked)
     names = [environment.prompt(int(index), 1).id for index in asked]
@@ -60,8 +61,9 @@ def samples_of(
         lengths = np.minimum(trajectory.lengths[numbers], [budget for *_, budget in chosen])
         texts = environment.texts(trajectory.tokens[numbers], lengths)
         for (order, n, budget), text, length in zip(chosen, texts, lengths.tolist(), strict=True):
-            problem = environment.questions[asked[n // each]].problem
-            told = {"problem": problem.id, "question": problem.question, "gold": problem.answer, "budget": budget}
+            question = environment.questions[asked[n // each]]
+            problem, way = question.problem, {"cot": "all" if question.cot else "none", "budget": budget}
+            told = {"problem": problem.id, "question": problem.question, "gold": problem.answer, **way}
             own.append({"group": group, "verdict": verdict, **told, "completion": n % each, "text": text, "order": order})
             own[-1] |= {
                 "tokens": tokenizer.batch_decode(trajectory.tokens[n, :length, None]),

@@ -122,6 +122,24 @@ def test_trained_adapters_load_and_generate(run: Path) -> None:
         assert all(completion.text for completion in group)
 
 
+def test_samples_show_what_methods_chose(run: Path) -> None:
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    (best,) = [line for line in read_metrics(run) if line.get("event") == "best static" and line["cot"] == "mix"]
+    lm = aj.load_lm("tiny")
+    problems = {problem.id: problem for problem in aj.load_problems("arithmetic", split="test", limit=12)}
+    adapter = aj.load_adapter(run, method="sequence-adapter-budget-mix", lm=lm)
+    names = {0.4: "T 0.4, top-p 0.5", 1.2: "T 1.2"}
+    for k in (1, 8):
+        fixed = [sample for sample in samples if sample["method"] == f"best static, B = {k}"]
+        assert {name for sample in fixed for name in sample["actions"]} == {best[f"pass@{k}"]}
+        chosen = [sample for sample in samples if sample["method"] == f"sequence adapter, budget, B = {k}"]
+        assert chosen
+        for sample in chosen:
+            prompt = aj.prompt(lm, problems[sample["problem"]], cot=sample["cot"] == "all")
+            (setting,) = aj.choose(lm, [prompt], adapter, samples=k)
+            assert set(sample["actions"]) == {names[round(setting["temperature"], 3)]}
+
+
 def test_the_embedded_task_has_problems_enough_to_train_on() -> None:
     assert MathSequence().splits.train_limit == 2048
     assert MathSequence(train_limit=16).splits.train_limit == 16
