@@ -252,7 +252,7 @@ def compare(lm: LM, parts: dict[str, Part], experiment: str, config: MathSequenc
                 scores = {method: [pass_curve(estimate, asked) for estimate in by_seed] for method, by_seed in found.items()}
                 for method, runs in scores.items():
                     over = None if method == BASELINE else (BASELINE, scores[BASELINE][0])
-                    rows[name] += pass_rows(method, cot, budget, runs, over)
+                    rows[name] += pass_rows(method, cot, budget, runs, over, completions=config.tries(name))
                 if cot == config.cot:
                     for method, k in itertools.product(SHOWN, (1, LARGEST)):
                         if isinstance(own := found[method][0], Choosing):

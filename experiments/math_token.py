@@ -27,7 +27,7 @@ from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
-from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json
+from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json, sample_size
 from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import mean_of_known
 from adaptive_jax.evaluation.tables import paper_values, pass_table
@@ -63,8 +63,8 @@ ADAPTERS: dict[str, tuple[str, Inputs, Rule]] = {
 }
 COLUMNS = (BEST, MIXED, "LPO", "token adapter, no budget", "token adapter, budget")  # the paper's
 LAYOUT = (
-    "In the layout of the paper's tables. The best static setting is chosen on validation problems, for each metric and token "
-    "budget anew; the oracle takes each question's best action by the very completions that it is scored on, which is "
+    "In the layout of the paper's tables; {}. The best static setting is chosen on validation problems, for each metric and "
+    "token budget anew; the oracle takes each question's best action by the very completions that it is scored on, which is "
     "optimistic.\n"
 )
 
@@ -281,7 +281,9 @@ class Comparison:
             over = None if method == BEST else (BEST, self._best[asked, metric])
             values = [estimates[asked, metric] for estimates in runs]
             dataset, cot = asked
-            self._rows[dataset] += budget_rows(method, cot, metric, self._config.budgets, values, over)
+            self._rows[dataset] += budget_rows(
+                method, cot, metric, self._config.budgets, values, over, completions=self._config.samples
+            )
         self._report()
 
     def _report(self, *, figures: bool = False) -> str:
@@ -298,7 +300,7 @@ class Comparison:
                 texts += [caption(name, dataset, own), markdown_table(own)]
             shown = [row for column in COLUMNS for row in rows if row.method == column]
             metrics, paper = self._config.metrics, paper_values(name, dataset, COLUMNS[-1])
-            texts += [LAYOUT, pass_table(shown, metrics, paper)] if shown else []
+            texts += [LAYOUT.format(sample_size(shown)), pass_table(shown, metrics, paper)] if shown else []
             if figures:
                 drawn = [row for row in rows if row.metric == "pass@1" and row.cot == self._config.cot and row.method != BEST]
                 draw = functools.partial(budget_figure, rows=drawn, trained=[name for name, _, _ in ADAPTERS.values()])

@@ -106,11 +106,11 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
         ahead = reached[GREEDY] - reached[TOP]
         gain = Gain(TOP, float(ahead.mean()), paired_ci95(ahead))
         for method, indices in chosen.items():
-            rows.append(
-                _row(method, SELECTED_ON.format(count), coverage(rates, indices[:count]), int(tried.known.sum()), config)
-            )
-            value = float(reached[method].mean())
-            rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), config, gain if method == GREEDY else None))
+            known = coverage(rates, indices[:count])
+            rows.append(_row(method, SELECTED_ON.format(count), known, int(tried.known.sum()), config.completions, config))
+            value, over = float(reached[method].mean()), gain if method == GREEDY else None
+            tries = config.held_out_completions
+            rows.append(_row(method, HELD_OUT.format(count), value, len(ahead), tries, config, over))
     name, scores = validation.lm.name, {"all candidates": tried, "selected, held out": held_out}
     verdicts = {method: own.verdicts for method, own in scores.items()}
     run.write_json("results.json", results_json("select_actions", name, config.dataset, rows, verdicts))
@@ -123,7 +123,9 @@ def select(validation: Environment, test: Environment, config: SelectActions, ru
     return table
 
 
-def _row(method: str, metric: str, value: float, count: int, config: SelectActions, gain: Gain | None = None) -> Row:
+def _row(
+    method: str, metric: str, value: float, count: int, completions: int, config: SelectActions, gain: Gain | None = None
+) -> Row:
     return Row(
         method=method,
         cot=config.cot,
@@ -136,6 +138,7 @@ def _row(method: str, metric: str, value: float, count: int, config: SelectActio
         spread=0.0,
         by_seed=(value,),
         gain=gain,
+        completions=completions,
     )
 
 

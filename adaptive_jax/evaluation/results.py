@@ -1,7 +1,7 @@
 """Result rows and their table: `results.json` and `results.md`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Row:
         spread: sample standard deviation over the training seeds.
         by_seed: the value of each training seed.
         gain: how far it is ahead of its baseline, where it has one.
+        completions: of each question behind the value, in each training seed; None where it was not told.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Row:
     spread: float
     by_seed: tuple[float, ...]
     gain: Gain | None = None
+    completions: int | None = None
 
 
 def budget_rows(
@@ -65,6 +67,8 @@ def budget_rows(
     budgets: Sequence[int],
     runs: Sequence[np.ndarray],
     over: tuple[str, np.ndarray] | None = None,
+    *,
+    completions: int | None = None,
 ) -> list[Row]:
     """A row for each token budget and one for their mean.
 
@@ -73,14 +77,16 @@ def budget_rows(
         budgets: K token budgets.
         runs: for each training seed float [Q, K], each question's score; NaN where it is unknown.
         over: the method that this one is compared with, and its scores, float [Q, K].
+        completions: see `Row`.
     """
     scores = np.stack([_with_mean(run) for run in runs])
     columns: list[int | str] = [*budgets, MEAN]
     base = None if over is None else _with_mean(over[1])
-    return [
+    rows = [
         _row(method, cot, metric, budget, scores[:, :, i], over and over[0], None if base is None else base[:, i])
         for i, budget in enumerate(columns)
     ]
+    return [replace(row, completions=completions) for row in rows]
 
 
 def _with_mean(scores: np.ndarray) -> np.ndarray:
@@ -88,7 +94,13 @@ def _with_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def pass_rows(
-    method: str, cot: str, budget: int, runs: Sequence[np.ndarray], over: tuple[str, np.ndarray] | None = None
+    method: str,
+    cot: str,
+    budget: int,
+    runs: Sequence[np.ndarray],
+    over: tuple[str, np.ndarray] | None = None,
+    *,
+    completions: int | None = None,
 ) -> list[Row]:
     """A row for each of Pass@1 to Pass@K.
 
@@ -96,12 +108,14 @@ def pass_rows(
         method, cot, budget: see `Row`.
         runs: for each training seed float [Q, K], each question's estimate of Pass@k.
         over: the method that this one is compared with, and its estimates, float [Q, K].
+        completions: see `Row`.
     """
     scores = np.stack(runs)
-    return [
+    rows = [
         _row(method, cot, f"pass@{k + 1}", budget, scores[:, :, k], over and over[0], None if over is None else over[1][:, k])
         for k in range(scores.shape[2])
     ]
+    return [replace(row, completions=completions) for row in rows]
 
 
 def _row(
@@ -156,25 +170,54 @@ def markdown_table(rows: Sequence[Row]) -> str:
         if gains:
             cells.append(points(mean.gain))
         if seeds:
-            each = " / ".join(f"{100 * value:.1f}" for value in mean.by_seed) + f" (sd {100 * mean.spread:.1f})"
-            cells.append(each if mean.seeds > 1 else "")
+            cells.append(each_seed(mean))
         lines.append(table_line([method, *cells]))
     return "\n".join(lines) + "\n"
 
 
 def caption(model: str, dataset: str, rows: Sequence[Row]) -> str:
-    """What the numbers of a table are: model, data set, CoT, metric, n and seeds."""
-    seeds, first = max(row.seeds for row in rows), rows[0]
+    """What the numbers of a table are: model, data set, CoT, metric, n, completions and seeds."""
+    first = rows[0]
     return (
         f"{model} on {dataset}, CoT {first.cot}: {first.metric.capitalize()} in per cent ± half the binomial 95% interval over "
-        f"n = {first.n} questions, per token budget b; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}. "
-        "Differences are to the best static setting, in points with their paired bootstrap 95% interval.\n"
+        f"{sample_size(rows)}, per token budget b. Differences are to the best static setting, in points with their paired "
+        f"bootstrap 95% interval. {comparisons(intervals(rows))}\n"
+    )
+
+
+def sample_size(rows: Sequence[Row]) -> str:
+    """What is behind each value: "n = 1000 questions, 8 completions each; trained methods: mean over 3 training seeds"."""
+    seeds, first = max(row.seeds for row in rows), rows[0]
+    each = "" if first.completions is None else f", {first.completions} completion{'s' * (first.completions > 1)} each"
+    return f"n = {first.n} questions{each}; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}"
+
+
+def intervals(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """Those of the rows' gains."""
+    return [row.gain.ci95 for row in rows if row.gain]
+
+
+def comparisons(intervals: Sequence[tuple[float, float]]) -> str:
+    """How far the intervals of a table of many differences can be believed, in plain words; nothing where there is none."""
+    if not intervals:
+        return ""
+    clear = sum(low > 0 or high < 0 for low, high in intervals)
+    return (
+        f"Of {len(intervals)} differences, {clear} have an interval without zero; were there no difference anywhere, about "
+        f"{0.05 * len(intervals):.1f} would have one by chance. The intervals are not corrected for being many, and the rows of "
+        "a table share questions and draws, so they are not independent."
     )
 
 
 def percent(row: Row) -> str:
     """A value with half its interval, in per cent: "41.9 ± 3.1"."""
     return f"{100 * row.value:.1f} ± {100 * row.ci95:.1f}"
+
+
+def each_seed(row: Row) -> str:
+    """What each training seed reached, in per cent: "74.5 / 74.3 / 72.6 (sd 1.0)"; nothing for one seed."""
+    values = " / ".join(f"{100 * value:.1f}" for value in row.by_seed)
+    return f"{values} (sd {100 * row.spread:.1f})" if row.seeds > 1 else ""
 
 
 def points(gain: Gain | None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from adaptive_jax.evaluation.results import Row, percent, points, table_line
+from adaptive_jax.evaluation.results import Row, comparisons, each_seed, intervals, percent, points, sample_size, table_line
 
 SELECTED_ON, HELD_OUT = "coverage@{}, selected on", "coverage@{}"
 
@@ -21,8 +21,9 @@ def coverage_table(rows: Sequence[Row], names: Mapping[str, Sequence[str]], mode
     lines = [
         f"{model} on {dataset}, CoT {held_out.cot}, token budget {held_out.budget}: coverage, which is the mean Pass@B of each "
         f"problem's best setting over B = 1, 2, 4, 8, in per cent ± half the binomial 95% interval, on {held_out.n} held-out "
-        f"problems; the difference with its paired bootstrap 95% interval. In brackets, coverage of the {selected.n} problems "
-        "that the settings were selected on, which is optimistic.",
+        f"problems{_tries(held_out)}; the difference with its paired bootstrap 95% interval. In brackets, coverage of the "
+        f"{selected.n} problems that the settings were selected on{_tries(selected)}, which is optimistic. "
+        f"{comparisons(intervals([row for row in rows if row.method == first]))}",
         "",
         table_line(["N", first, second, "difference"]),
         table_line(["--:"] * 4),
@@ -38,10 +39,16 @@ def coverage_table(rows: Sequence[Row], names: Mapping[str, Sequence[str]], mode
     return "\n".join(lines) + "\n"
 
 
+def _tries(row: Row) -> str:
+    """How many completions are behind a row, where that is known."""
+    return "" if row.completions is None else f" ({row.completions} completions under each setting)"
+
+
 def pass_table(rows: Sequence[Row], metrics: Sequence[str], paper: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """The layout of the paper's tables: metric, CoT and token budget down, methods across, in per cent.
 
-    Below each value its gain over the best static setting; below a metric the paper's own values, where it has them.
+    Below each value its gain over the best static setting and what each training seed reached, where there are several; below a
+    metric the paper's own values, where it has them.
 
     Args:
         rows: of one model and data set.
@@ -59,6 +66,8 @@ def pass_table(rows: Sequence[Row], metrics: Sequence[str], paper: Mapping[str, 
                 own = [found[method, cot, metric, budget] for method in methods]
                 lines.append(table_line([metric.capitalize(), cot, *[str(budget)] * several, *map(percent, own)]))
                 lines.append(table_line([*[""] * len(names), *(points(row.gain) for row in own)]))
+                if any(row.seeds > 1 for row in own):
+                    lines.append(table_line(["each seed", *[""] * (len(names) - 1), *map(each_seed, own)]))
         if values := (paper or {}).get(metric):
             told = [f"{100 * values[method]:.1f}" if method in values else "" for method in methods]
             lines.append(table_line([f"{metric.capitalize()}, the paper's", *[""] * (len(names) - 1), *told]))
@@ -67,11 +76,10 @@ def pass_table(rows: Sequence[Row], metrics: Sequence[str], paper: Mapping[str, 
 
 def pass_caption(model: str, dataset: str, rows: Sequence[Row]) -> str:
     """What the numbers of a `pass_table` are."""
-    first, seeds = rows[0], max(row.seeds for row in rows)
     return (
-        f"{model} on {dataset}, token budget {first.budget}: Pass@k in per cent ± half the binomial 95% interval over n = "
-        f"{first.n} questions; trained methods: mean over {seeds} training seed{'s' * (seeds > 1)}. Below a value, the "
-        "difference to the best static setting in points with its paired bootstrap 95% interval. The best static setting is "
+        f"{model} on {dataset}, token budget {rows[0].budget}: Pass@k in per cent ± half the binomial 95% interval over "
+        f"{sample_size(rows)}. Below a value, the difference to the best static setting in points with its paired bootstrap "
+        f"95% interval, and what each training seed reached. {comparisons(intervals(rows))} The best static setting is "
         "chosen on validation problems, for each metric anew; the adapter with budget is told B = k. The lookup table is "
         "fitted on the training problems' kinds; the oracle takes each question's best action by the very completions that it "
         "is scored on, which is optimistic.\n"

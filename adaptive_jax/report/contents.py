@@ -102,17 +102,6 @@ def verdict(run: RunContents) -> str:
             f"{row['metric'].capitalize()}, CoT {row['cot']}: the {row['method']} reaches {100 * row['value']:.1f} % and is "
             f"{words} {row['gain']['over']}, {100 * row['gain']['value']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]."
         )
+        if len(row["by_seed"]) > 1:
+            sentences.append(f"Its seeds reach {', '.join(f'{100 * value:.1f}' for value in row['by_seed'])} %.")
     return " ".join(sentences)
-
-
-def comparisons(run: RunContents) -> str:
-    """How far the intervals of a table of many rows can be believed, in plain words."""
-    gains = [row["gain"]["ci95"] for row in run.rows if row.get("gain") and row["method"] != BASELINE]
-    if not gains:
-        return ""
-    clear = sum(low > 0 or high < 0 for low, high in gains)
-    return (
-        f"Each difference has its own paired bootstrap 95 % interval. {clear} of {len(gains)} exclude zero; were there no "
-        f"difference anywhere, about {0.05 * len(gains):.1f} would by chance. They are not corrected for being many, and rows "
-        "of one method share problems and draws, so they are not independent."
-    )

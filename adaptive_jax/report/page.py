@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from adaptive_jax.report.contents import RunContents, comparisons, read_run, verdict
+from adaptive_jax.evaluation.results import comparisons
+from adaptive_jax.report.contents import RunContents, read_run, verdict
 from adaptive_jax.report.figures import favourite_tokens, figures
 
 SHOWN = 400  # completions of a run at most
@@ -47,7 +48,7 @@ def _shown(run: RunContents) -> dict[str, Any]:
         "model": run.results.get("model", run.config.get("model", "")),
         "dataset": run.results.get("dataset", run.config.get("dataset", "")),
         "verdict": verdict(run),
-        "comparisons": comparisons(run),
+        "comparisons": comparisons([row["gain"]["ci95"] for row in run.rows if row.get("gain")]),
         "rows": run.rows,
         "figures": [Markup(figure) for figure in figures(run)],
         "words": words,

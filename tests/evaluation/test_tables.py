@@ -46,6 +46,12 @@ def test_pass_table() -> None:
     caption = pass_caption("tiny", "arithmetic", rows)
     assert "n = 10 questions" in caption
     assert "1 training seed." in caption
+    assert "Of 1 differences, 1 have an interval without zero" in caption
+    seeds = pass_rows("adapter", "all", 28, [np.full((10, 1), 0.5), np.full((10, 1), 0.25)], completions=16)
+    assert cells(pass_table([*rows[:1], *seeds], ["pass@1"]))[-1] == ["each seed", "", "", "50.0 / 25.0 (sd 17.7)"]
+    assert "n = 10 questions, 16 completions each; trained methods: mean over 2 training seeds." in pass_caption(
+        "m", "d", seeds
+    )
 
 
 def test_pass_table_with_token_budgets() -> None:
