@@ -204,8 +204,8 @@ def comparisons(intervals: Sequence[tuple[float, float]]) -> str:
     clear = sum(low > 0 or high < 0 for low, high in intervals)
     return (
         f"Of {len(intervals)} differences, {clear} have an interval without zero; were there no difference anywhere, about "
-        f"{0.05 * len(intervals):.1f} would have one by chance. The intervals are not corrected for being many, and the rows of "
-        "a table share questions and draws, so they are not independent."
+        f"{0.05 * len(intervals):.1f} would have one by chance. The intervals are not corrected for being many, and the rows "
+        "of a table share questions and draws, so they are not independent."
     )
 
 
