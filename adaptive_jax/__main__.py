@@ -39,17 +39,23 @@ class Report:
     Attributes:
         runs: run directories.
         out: the file to write (report.html in the first run if not given).
+        picture: an SVG file of one completion of the first run with its actions, written as well.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path | None = None
+    picture: Path | None = None
 
     def __call__(self) -> tuple[str, bool]:
+        from adaptive_jax.report.contents import read_run
         from adaptive_jax.report.page import report
+        from adaptive_jax.report.picture import picture
 
         if not self.runs:
             raise ValueError("name at least one run directory")
         path = self.out or self.runs[0] / "report.html"
+        if self.picture is not None:
+            self.picture.write_text(picture(read_run(self.runs[0])))
         path.write_text(report(self.runs))
         return f"{path} is written\n", True
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from adaptive_jax.evaluation.results import comparisons
 from adaptive_jax.report.contents import RunContents, read_run, verdict
 from adaptive_jax.report.figures import favourite_tokens, figures
+from adaptive_jax.report.svg import COLOURS
 
 SHOWN = 400  # completions of a run at most
 
@@ -21,6 +22,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_PAGES.globals["colours"] = COLOURS
 
 
 def report(directories: Sequence[Path]) -> str:

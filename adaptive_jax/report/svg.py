@@ -6,6 +6,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+COLOURS = ("#3b7dd8", "#d9622b", "#2f9e5b", "#a05bc4", "#c79a12", "#0aa5a8", "#d14880", "#7d7d7d")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")  # lines are told apart without colours, too
 
 Point = tuple[float, float, float]  # x, y and half the interval

@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -167,6 +168,30 @@ def test_the_verb(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(sys, "argv", ["adaptive_jax", "report", str(run)])
     assert main() == 2
     assert "results.json: not JSON" in capsys.readouterr().err
+
+
+def test_a_picture_of_a_completion(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["adaptive_jax", "report", str(run), "--picture", str(run / "own.svg")]
+    monkeypatch.setattr(sys, "argv", command)
+    steps = {"tokens": ["a", EVIL, "\n", "b", "c"], "top_probability": [0.5, 0.9, 1.0, 0.95, 0.96]}
+    steps |= {"actions": ["T 1", "greedy", "T 1", "T 1", "greedy"], "entropy": [0.5, 1.0, 0.0, 0.25, 0.1]}
+    dull = steps | {"actions": ["T 1", "T 1", "greedy", "T 1", "greedy"]}  # changes where nothing is decided
+    samples = [sample("token adapter, budget", "correct", **own) for own in (dull, steps)]
+    samples += [sample("token adapter, budget", "wrong", **steps), sample("static 1", "correct", **steps)]
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
+    assert main() == 0
+    drawing = ElementTree.parse(run / "own.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    rectangles, texts = drawing.findall(f"{space}rect"), [text.text for text in drawing.findall(f"{space}text")]
+    assert texts[1:6] == ["a", EVIL, "⏎", "b", "c"]
+    boxes = [box for box in rectangles if box.get("opacity")]
+    first, second, third = (box.get("fill") for box in boxes)
+    assert first == third != second
+    heights = [float(box.get("height")) for box in rectangles if not box.get("opacity") and box.get("height") != "14"]
+    assert heights == [12, 24, 6]
+    (run / "samples.jsonl").write_text("")
+    assert main() == 2
+    assert "no right completion of token adapter, budget" in capsys.readouterr().err
 
 
 CLICKS = """<script>
