@@ -105,7 +105,7 @@ def lpo_loss(
     return loss, metrics
 
 
-@functools.partial(jax.jit, static_argnames=("beta", "optimizer", "axis"))
+@functools.partial(jax.jit, static_argnames=("beta", "optimizer", "epochs", "axis"))
 def lpo_update(
     policy: LearntPolicy,
     opt_state: optax.OptState,
@@ -113,11 +113,12 @@ def lpo_update(
     *,
     beta: float,
     optimizer: optax.GradientTransformation,
+    epochs: int = 1,
     axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
-    """One update towards the preferred completions (see `guarded_update`), with the metrics of `lpo_loss`."""
+    """One update of `epochs` steps towards the preferred completions (see `guarded_update`), with the metrics of `lpo_loss`."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
         return lpo_loss(params, policy, batch, beta, axis)
 
-    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, axis)
+    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, epochs, axis)

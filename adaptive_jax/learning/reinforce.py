@@ -118,11 +118,25 @@ def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndar
 
 
 def reinforce_loss(
-    params: nnx.State, policy: LearntPolicy, batch: Decisions, entropy_bonus: jax.Array, axis: str | None = None
+    params: nnx.State,
+    policy: LearntPolicy,
+    batch: Decisions,
+    entropy_bonus: jax.Array,
+    clip: float | None = None,
+    axis: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """-(sum over decisions of advantage * log pi(action) + bonus * H(pi)) / (number of decisions).
 
-    Source: REINFORCE (Williams 1992), summed over decisions and divided by their number, not by a padded length.
+    Source: REINFORCE (Williams 1992), summed over decisions and divided by their number, not by a padded length. With `clip`,
+    log pi(action) gives way to the clipped ratio to the policy that drew the actions: min(r A, clip(r, 1 - clip, 1 + clip) A),
+    r = pi(action) / pi_drew(action) (arXiv 1707.06347, eq. 7). At the policy that drew, both have the same gradient.
+
+    Args:
+        params: where the loss is taken.
+        policy: the policy that drew the actions.
+        batch, entropy_bonus: see above.
+        clip: epsilon of the ratio; None follows REINFORCE itself.
+        axis: see `guarded_update`.
 
     Returns:
         The loss, float32 scalar, and metrics: the policy's mean entropy in nats and its mean action probabilities [A]; where
@@ -135,7 +149,12 @@ def reinforce_loss(
     probability = jnp.exp(log_probability)
     entropy = -jnp.sum(probability * log_probability, axis=-1)
     count = jnp.maximum(summed(jnp.sum(batch.weight), axis), 1.0)
-    loss = -jnp.sum(batch.weight * (batch.advantages * chosen + entropy_bonus * entropy)) / count
+    followed = batch.advantages * chosen
+    if clip is not None:
+        drew = jax.nn.log_softmax(policy.logits(batch.features), axis=-1)
+        ratio = jnp.exp(chosen - jnp.take_along_axis(drew, batch.actions[:, None], axis=-1)[:, 0])
+        followed = jnp.minimum(ratio * batch.advantages, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * batch.advantages)
+    loss = -jnp.sum(batch.weight * (followed + entropy_bonus * entropy)) / count
     metrics = {
         "policy_entropy": jnp.sum(batch.weight * entropy) / count,
         "action_probabilities": jnp.sum(batch.weight[:, None] * probability, axis=0) / count,
@@ -149,33 +168,44 @@ def guarded_update(
     opt_state: optax.OptState,
     taught: jax.Array,
     optimizer: optax.GradientTransformation,
+    epochs: int = 1,
     axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
-    """One step of an optimiser; where the loss or a gradient is not finite, policy and optimiser stay as they were.
+    """Steps of an optimiser; one whose loss or gradient is not finite leaves policy and optimiser as they were.
 
     Args:
         loss_of: parameters to a loss and metrics.
         taught: float32 scalar, above 0 where the batch teaches anything; else nothing is followed, momentum included.
+        epochs: how many steps.
         axis: where a batch is split over devices, the axis over which losses, metrics and gradients are summed.
 
     Returns:
-        policy, optimiser state, and the metrics with "loss", "gradient_norm" and "applied" (bool).
+        policy, optimiser state, and the metrics of the first step, with "loss" and "gradient_norm", means over the steps, and
+        "applied" (bool), whether all were finite.
     """
-    parts = jax.value_and_grad(loss_of, has_aux=True)(policy.params)
-    ((loss, metrics), gradients), taught = summed((parts, taught), axis)
-    norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, new_state = optimizer.update(gradients, opt_state, policy.params)
-    new_params = optax.apply_updates(policy.params, updates)
+    (taught,) = summed((taught,), axis)
 
-    def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(finite & (taught > 0), a, b), new, old)
+    def step(learner: tuple[nnx.State, optax.OptState], _: None) -> tuple[Any, dict[str, jax.Array]]:
+        params, state = learner
+        (loss, metrics), gradients = summed(jax.value_and_grad(loss_of, has_aux=True)(params), axis)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, new_state = optimizer.update(gradients, state, params)
+        new_params = optax.apply_updates(params, updates)
 
-    metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
-    return policy.replace(params=keep(new_params, policy.params)), keep(new_state, opt_state), metrics
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(finite & (taught > 0), a, b), new, old)
+
+        metrics |= {"loss": loss, "gradient_norm": norm, "applied": finite}
+        return (keep(new_params, params), keep(new_state, state)), metrics
+
+    (params, opt_state), steps = jax.lax.scan(step, (policy.params, opt_state), None, length=epochs)
+    metrics = {name: value[0] for name, value in steps.items()}
+    metrics |= {name: jnp.mean(steps[name]) for name in ("loss", "gradient_norm")}
+    return policy.replace(params=params), opt_state, metrics | {"applied": jnp.all(steps["applied"])}
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "axis"))
+@functools.partial(jax.jit, static_argnames=("optimizer", "epochs", "clip", "axis"))
 def reinforce_update(
     policy: LearntPolicy,
     opt_state: optax.OptState,
@@ -183,11 +213,13 @@ def reinforce_update(
     entropy_bonus: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
+    epochs: int = 1,
+    clip: float | None = None,
     axis: str | None = None,
 ) -> tuple[LearntPolicy, optax.OptState, dict[str, jax.Array]]:
-    """One policy-gradient update (see `guarded_update`), with the metrics of `reinforce_loss`."""
+    """One policy-gradient update of `epochs` steps (see `guarded_update`), with the metrics of `reinforce_loss`."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return reinforce_loss(params, policy, batch, entropy_bonus, axis)
+        return reinforce_loss(params, policy, batch, entropy_bonus, clip, axis)
 
-    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, axis)
+    return guarded_update(loss_of, policy, opt_state, jnp.sum(batch.weight), optimizer, epochs, axis)

@@ -40,6 +40,9 @@ class TrainSettings:
         prompts: prompts per update.
         completions: G, completions per prompt, at least 2 for a leave-one-out baseline.
         budgets: token budgets b, in tokens; each prompt of an update draws one.
+        epochs: steps of the optimiser on the completions of an update; 1 is REINFORCE itself. More make each completion count
+            for more, and the ratio to the policy that drew it is clipped (reinforce).
+        clip: epsilon of that ratio.
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy at the start, for decisions of prompts whose rewards differ; it falls
             linearly to a tenth at the end (reinforce).
@@ -56,6 +59,8 @@ class TrainSettings:
     prompts: int = 32
     completions: int = 8
     budgets: tuple[int, ...] = (1024,)
+    epochs: int = 4
+    clip: float = 0.2
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
     rule: Rule = "reinforce"
@@ -177,7 +182,9 @@ def train(
         learner = (state.adapter, state.opt_state)
         if settings.rule == "lpo":
             pairs = best_against_worst(features, actions, completion, rewards, valid)
-            learned = replicas.update(lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer)
+            learned = replicas.update(
+                lpo_update, learner, pairs, beta=settings.beta, optimizer=optimizer, epochs=settings.epochs
+            )
         else:
             advantages = pass_advantages(rewards, valid, settings.samples)
             batch = pad_decisions(features, actions, advantages.reshape(-1)[completion])
@@ -186,7 +193,8 @@ def train(
             teach = (advantages != 0).any(axis=1)[completion // settings.completions]
             taught, decided = total(np.array([teach.sum(), max(len(teach), 1)], float))
             bonus = settings.entropy_bonus * (1.0 - 0.9 * (update - 1) / max(settings.updates - 1, 1)) * taught / decided
-            learned = replicas.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer)
+            steps = {"epochs": settings.epochs, "clip": settings.clip if settings.epochs > 1 else None}
+            learned = replicas.update(reinforce_update, learner, batch, jnp.float32(bonus), optimizer=optimizer, **steps)
         adapter, opt_state, metrics = learned
         values = {"reward": rewards[valid], "feature": features, "loss": metrics["loss"]}
         values["gradient"] = metrics["gradient_norm"]

@@ -228,6 +228,42 @@ def test_an_update_follows_the_gradient() -> None:
     np.testing.assert_allclose(metrics["loss"], reinforce_loss(POLICY.params, POLICY, batch, NO_BONUS)[0], rtol=1e-5)
 
 
+def test_the_clipped_ratio_is_that_of_numpy() -> None:
+    """Both sides of both clips are met; at the policy that drew, the gradient is REINFORCE's."""
+    features, actions, advantages = random_batch(64)
+    batch = pad_decisions(features, actions, advantages)
+    moved = random_adapter(WIDTH, "hidden", scale=0.6, seed=2)
+
+    def chances(params: nnx.State) -> np.ndarray:
+        z = np.asarray(POLICY.replace(params=params).logits(jnp.asarray(features)), np.float64)
+        return (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))[np.arange(64), actions]
+
+    ratio = chances(moved.params) / chances(POLICY.params)
+    for sign in (-1, 1):
+        assert {*np.digitize(ratio[advantages * sign > 0], [0.8, 1.2])} == {0, 1, 2}
+    expected = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages).mean()
+    np.testing.assert_allclose(reinforce_loss(moved.params, POLICY, batch, NO_BONUS, 0.2)[0], expected, rtol=1e-4)
+    clipped = jax.grad(lambda params: reinforce_loss(params, POLICY, batch, NO_BONUS, 0.2)[0])(POLICY.params)
+    assert_close(clipped, gradient(batch), 1e-6)
+
+
+def test_epochs_are_steps_on_the_same_batch_against_the_policy_that_drew() -> None:
+    descent = optax.sgd(5.0)
+    batch, bonus = pad_decisions(*random_batch(8)), jnp.float32(0.1)
+    params, losses = POLICY.params, []
+    for _ in range(3):
+        step = jax.value_and_grad(lambda params: reinforce_loss(params, POLICY, batch, bonus, 0.2)[0])
+        loss, slope = step(params)
+        losses.append(loss)
+        params = jax.tree.map(lambda p, g: p - 5.0 * g, params, slope)
+    start = descent.init(POLICY.params)
+    policy, _, metrics = reinforce_update(POLICY, start, batch, bonus, optimizer=descent, epochs=3, clip=0.2)
+    assert_close(policy.params, params, 1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-4)
+    once = reinforce_loss(POLICY.params, POLICY, batch, bonus)[1]
+    np.testing.assert_allclose(metrics["policy_entropy"], once["policy_entropy"], rtol=1e-5)
+
+
 def test_an_update_that_is_not_finite_is_left_out() -> None:
     batch = pad_decisions(*random_batch(8))
     adam = optax.adam(1e-2)
