@@ -82,6 +82,7 @@ class MathToken(TrainingConfig, TransferConfig):
         completions: completions per prompt in training, for the leave-one-out baseline.
         samples: sampling budget B of the reward, less than --completions: the adapters are trained for Pass@B (not LPO), and
             Pass@B is evaluated beside Pass@1.
+        epochs: steps of the optimiser on the completions of an update, with clipped ratios (1 is REINFORCE itself).
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy in the loss; falls linearly to a tenth.
         validate_every: updates between two validations.
@@ -91,13 +92,14 @@ class MathToken(TrainingConfig, TransferConfig):
     prompts: int | None = None
     completions: int = 8
     samples: int = 1
+    epochs: int = 4
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
     validate_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(1, "prompts", "samples", "validate_every")
+        self.at_least(1, "prompts", "samples", "epochs", "validate_every")
         self.at_least(2, "completions")
         self.at_least(0, "learning_rate", "entropy_bonus")
         if self.samples >= self.completions:
@@ -133,6 +135,7 @@ class MathToken(TrainingConfig, TransferConfig):
             prompts=self.prompts or (8 if self.slow else 32),
             completions=self.completions,
             budgets=self.budgets,
+            epochs=self.epochs,
             learning_rate=self.learning_rate,
             entropy_bonus=self.entropy_bonus,
             rule=rule,

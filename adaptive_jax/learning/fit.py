@@ -31,6 +31,7 @@ def train(
     prompts: int | None = None,
     completions: int = 8,
     samples: int | None = None,
+    epochs: int | None = None,
     learning_rate: float | None = None,
     entropy_bonus: float | None = None,
     rule: Rule = "reinforce",
@@ -59,6 +60,7 @@ def train(
         completions: per prompt, at least 2; for a sequence adapter per prompt and action.
         samples: B; the reward is Pass@B. A token adapter trains for 1 by default, a sequence adapter for 1, 2, 4 and 8, as far
             as there are completions, or for the B that is given.
+        epochs: of a token adapter, see `TrainSettings`.
         learning_rate, entropy_bonus, rule: see `TrainSettings` and `BanditSettings`, which have the defaults.
         rows: how many completions are decoded side by side.
         seed: fixes every draw.
@@ -92,6 +94,8 @@ def train(
         if validation is not None:
             watched = action_table(validation, policy.actions, budgets, bandit, completions, rows)
         return fit_bandit(policy, known, bandit, validation=watched, on_report=on_update)
+    if epochs is not None:
+        options["epochs"] = epochs
     settings = TrainSettings(
         completions=completions,
         budgets=tuple(budgets),

@@ -119,12 +119,14 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) 
     """Before the first update of a training on so many questions.
 
     Raises:
-        ValueError: no question, fewer than 2 completions per prompt, or not more of them than the reward's samples.
+        ValueError: no question, no epoch, fewer than 2 completions per prompt, or not more of them than the reward's samples.
     """
     if questions < 1:
         raise ValueError("there are no questions to train on")
     if settings.completions < 2:
         raise ValueError(f"completions is {settings.completions}: a leave-one-out baseline needs at least 2")
+    if settings.epochs < 1:
+        raise ValueError(f"epochs is {settings.epochs}: give at least 1, which is REINFORCE itself")
     if not 1 <= settings.samples < settings.completions:
         raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
     opt_state = _adam(settings.learning_rate).init(adapter.params)
