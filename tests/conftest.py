@@ -1,10 +1,13 @@
-"""Strict numerics for every test: implicit rank promotion and implicit dtype promotion raise."""
+"""For every test: implicit rank promotion and dtype promotion raise, and so do arrays of other shapes than signatures state."""
 
 from pathlib import Path
 
 import jax
 import pytest
 
+from tests.shapes import check_shapes
+
+check_shapes()  # before anything of the package is imported
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-import jax
 from flax import struct
+from jaxtyping import Array, Float, Float32, Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 
@@ -13,20 +13,20 @@ class Observation:
     """What is known before a token is drawn, one entry per row.
 
     Attributes:
-        hidden: [B, D] hidden state after the final norm, which predicts the next token (e_t in the paper).
-        remaining: int32 [B], token budget left, b_t = b - t, in tokens.
-        budget: int32 [B], token budget b, in tokens.
-        token: int32 [B], the token before; the prompt's last one at step 0.
-        entropy: float32 [B], of the untempered next-token distribution, in nats.
-        top_probability: float32 [B], of the untempered next-token distribution.
+        hidden: hidden state after the final norm, which predicts the next token (e_t in the paper).
+        remaining: token budget left, b_t = b - t, in tokens.
+        budget: token budget b, in tokens.
+        token: the token before; the prompt's last one at step 0.
+        entropy: of the untempered next-token distribution, in nats.
+        top_probability: of the untempered next-token distribution.
     """
 
-    hidden: jax.Array
-    remaining: jax.Array
-    budget: jax.Array
-    token: jax.Array
-    entropy: jax.Array
-    top_probability: jax.Array
+    hidden: Float[Array, "rows width"]
+    remaining: Int32[Array, " rows"]
+    budget: Int32[Array, " rows"]
+    token: Int32[Array, " rows"]
+    entropy: Float32[Array, " rows"]
+    top_probability: Float32[Array, " rows"]
 
 
 @struct.dataclass
@@ -34,18 +34,18 @@ class PromptObservation:
     """What is known of a completion before its first token, one entry per completion.
 
     Attributes:
-        last: [N, D] hidden state of the prompt's last token.
-        mean: [N, D] mean hidden state over the prompt.
-        completion: int32 [N], its index among the prompt's completions.
-        samples: int32 [N], sampling budget B: how many completions the prompt gets.
-        budget: int32 [N], token budget b, in tokens.
+        last: hidden state of the prompt's last token.
+        mean: mean hidden state over the prompt.
+        completion: its index among the prompt's completions.
+        samples: sampling budget B: how many completions the prompt gets.
+        budget: token budget b, in tokens.
     """
 
-    last: jax.Array
-    mean: jax.Array
-    completion: jax.Array
-    samples: jax.Array
-    budget: jax.Array
+    last: Float[Array, "rows width"]
+    mean: Float[Array, "rows width"]
+    completion: Int32[Array, " rows"]
+    samples: Int32[Array, " rows"]
+    budget: Int32[Array, " rows"]
 
 
 class Policy(Protocol):
@@ -69,16 +69,18 @@ class Policy(Protocol):
     @property
     def sees_budget(self) -> bool: ...
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
-        """The action a completion holds, int32 [N], chosen before its first token; uniform is float32 [N]."""
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
+        """The action a completion holds, chosen before its first token."""
         ...
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Actions int32 [B], and the features [B, F] that they were chosen from (F = 0 where nothing is learnt).
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
+        """Actions, and the features that they were chosen from (none where nothing is learnt).
 
         Args:
             observation: what is known now.
-            sequence_action: int32 [B], the actions that `begin` chose.
-            uniform: float32 [B].
+            sequence_action: the actions that `begin` chose.
+            uniform: in [0, 1).
         """
         ...

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from adaptive_jax.decoding.loop import DECISION_TOP_PROBABILITY
 from adaptive_jax.decoding.params import SamplingParams
@@ -24,11 +25,11 @@ def behaviour_of(
     modulation: Mapping[str, Any],
     *,
     cut: bool,
-) -> np.ndarray:
+) -> UInt8[np.ndarray, " bytes"]:
     """Counts over the completions of all processes; as for the learner, a decision is a step that is not as good as certain.
 
     Args:
-        trajectory: N completions.
+        trajectory: completions.
         actions: the policy's action space, shape [A].
         tokenizer: of the model.
         budgets: K token budgets.
@@ -36,7 +37,7 @@ def behaviour_of(
         cut: whether each completion counts at every budget, as its prefix; otherwise at its own budget only.
 
     Returns:
-        uint8 [bytes], a JSON object with "actions", their names; "budgets" and "mean_tokens" at each of them; "lengths", the
+        A JSON object with "actions", their names; "budgets" and "mean_tokens" at each of them; "lengths", the
         counts of completion lengths at the largest budget in bins with "edges"; "remaining", the counts of actions at decisions
         [bins, A] by the tokens left of the budget, with "edges"; "tokens", the counts of actions [A] by the text of the token
         that was drawn; and "modulation".

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
@@ -21,42 +22,42 @@ from adaptive_jax.tasks.problem import VERDICTS
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found; Q questions, G completions each, K token budgets.
+    """What an evaluation found.
 
     Attributes:
-        rewards: float32 [Q, G, K] in [0, 1]; 1.0 is right, and nothing less.
-        valid: bool [Q, G, K], False where the grader failed.
-        verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
-        samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
-        behaviour: uint8 [bytes], what the policy did (`behaviour.behaviour_of`); empty where it was not watched.
+        rewards: in [0, 1]; 1.0 is right, and nothing less.
+        valid: False where the grader failed.
+        verdicts: how many completions got each of `VERDICTS`, over all budgets.
+        samples: some completions of each verdict (`samples.samples_of`).
+        behaviour: what the policy did (`behaviour.behaviour_of`); empty where it was not watched.
     """
 
-    rewards: np.ndarray
-    valid: np.ndarray
-    verdicts: np.ndarray = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
-    samples: np.ndarray = field(default_factory=lambda: NONE)
-    behaviour: np.ndarray = field(default_factory=lambda: NONE)
+    rewards: Float32[np.ndarray, "questions completions budgets"]
+    valid: Bool[np.ndarray, "questions completions budgets"]
+    verdicts: Int[np.ndarray, " verdicts"] = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
+    samples: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
+    behaviour: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
 
     @property
-    def correct(self) -> np.ndarray:
-        """bool [Q, G, K]."""
+    def correct(self) -> Bool[np.ndarray, "questions completions budgets"]:
+        """Whether each completion is right."""
         return self.rewards == 1.0
 
-    def accuracy(self) -> np.ndarray:
-        """float [K], Pass@1 at each budget: the mean over questions and completions."""
+    def accuracy(self) -> Float[np.ndarray, " budgets"]:
+        """Pass@1 at each budget: the mean over questions and completions."""
         return (self.correct & self.valid).sum(axis=(0, 1)) / np.maximum(self.valid.sum(axis=(0, 1)), 1)
 
-    def pass_at(self, k: int) -> np.ndarray:
-        """float [Q, K], each question's Pass@k, k = 1 to G (see `pass_at_k`); NaN where the grader failed on a completion."""
+    def pass_at(self, k: int) -> Float[np.ndarray, "questions budgets"]:
+        """Each question's Pass@k, k at most the completions (see `pass_at_k`); NaN where the grader failed on a completion."""
         estimates = pass_at_k(self.correct.transpose(0, 2, 1), k)
         return np.where(self.valid.all(axis=1), estimates, np.nan)
 
-    def mean_reward(self) -> np.ndarray:
-        """float [Q, K], each question's mean reward; NaN where the grader failed on a completion."""
+    def mean_reward(self) -> Float[np.ndarray, "questions budgets"]:
+        """Each question's mean reward; NaN where the grader failed on a completion."""
         return np.where(self.valid.all(axis=1), self.rewards.mean(axis=1), np.nan)
 
-    def metric(self, name: str) -> np.ndarray:
-        """float [Q, K], "reward" or such as "pass@4" of each question."""
+    def metric(self, name: str) -> Float[np.ndarray, "questions budgets"]:
+        """ "reward" or such as "pass@4" of each question."""
         return self.mean_reward() if name == "reward" else self.pass_at(int(name.removeprefix("pass@")))
 
 
@@ -132,25 +133,25 @@ def evaluate(
 
 @dataclass(frozen=True)
 class ActionScores:
-    """Every action on every question; Q questions, A actions, G completions each, K token budgets.
+    """Every action on every question.
 
     A policy that holds one action per question needs no decoding to be evaluated: its completions are among these.
 
     Attributes:
-        rewards: float32 [K, Q, A, G] in [0, 1]; 1.0 is right, and nothing less.
-        known: bool [Q], whether the grader judged all of the question's completions.
-        verdicts: int [5], how many completions got each of `VERDICTS`, over all budgets.
-        samples: uint8 [bytes], some completions of each verdict (`samples.samples_of`).
+        rewards: in [0, 1]; 1.0 is right, and nothing less.
+        known: whether the grader judged all of the question's completions.
+        verdicts: how many completions got each of `VERDICTS`, over all budgets.
+        samples: some completions of each verdict (`samples.samples_of`).
     """
 
-    rewards: np.ndarray
-    known: np.ndarray
-    verdicts: np.ndarray
-    samples: np.ndarray = field(default_factory=lambda: NONE)
+    rewards: Float32[np.ndarray, "budgets questions actions completions"]
+    known: Bool[np.ndarray, " questions"]
+    verdicts: Int[np.ndarray, " verdicts"]
+    samples: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
 
     @property
-    def wins(self) -> np.ndarray:
-        """bool [K, Q, A, G], whether the completion is right."""
+    def wins(self) -> Bool[np.ndarray, "budgets questions actions completions"]:
+        """Whether each completion is right."""
         return self.rewards == 1.0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Int, Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.sampling import entropy_after
@@ -27,7 +28,7 @@ EDGES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0,
 
 
 def modulation_of(
-    environment: Environment, trajectory: Trajectory, asked: np.ndarray, actions: SamplingParams
+    environment: Environment, trajectory: Trajectory, asked: Int[np.ndarray, " asked"], actions: SamplingParams
 ) -> dict[str, Any]:
     """Entropy before and after the action at the steps of about `LOOKED_AT` completions of all processes.
 
@@ -35,8 +36,8 @@ def modulation_of(
 
     Args:
         environment: of the questions.
-        trajectory: N completions, G of each question asked.
-        asked: int [N / G], the questions.
+        trajectory: as many completions of each question asked.
+        asked: the questions.
         actions: the policy's action space, shape [A].
 
     Returns:
@@ -94,7 +95,7 @@ def _entropies_after(
     prompts: Sequence[Sequence[int]],
     actions: SamplingParams,
 ) -> list[np.ndarray]:
-    """For each chosen completion the entropies after its actions, float32 [length]."""
+    """For each chosen completion the entropies after its actions, in nats."""
     replicas = Replicas.of(environment.lm.decoder)
     rows = -(-SIDE_BY_SIDE // replicas.count) * replicas.count
     actions = actions[np.minimum(np.arange(-(-len(actions) // SPACE) * SPACE), len(actions) - 1)]
@@ -117,13 +118,19 @@ def _entropies_after(
 
 
 @jax.jit
-def _after(decoder: Decoder, actions: SamplingParams, tokens: jax.Array, sizes: jax.Array, taken: jax.Array) -> jax.Array:
-    """Entropies after the actions, float32 [R, T].
+def _after(
+    decoder: Decoder,
+    actions: SamplingParams,
+    tokens: Int32[Array, "rows columns"],
+    sizes: Int32[Array, "rows 2"],
+    taken: Int32[Array, "rows steps"],
+) -> Float32[Array, "rows steps"]:
+    """Entropies after the actions, in nats.
 
     Args:
-        tokens: int32 [R, P], texts without their last tokens, right-aligned.
-        sizes: int32 [R, 2], tokens of each, and of how many new ones the completion has.
-        taken: int32 [R, T], the actions.
+        tokens: texts without their last tokens, right-aligned.
+        sizes: tokens of each, and of how many new ones the completion has.
+        taken: the actions.
     """
     hidden = decoder.prefix(tokens, sizes[:, 0]).hidden
 

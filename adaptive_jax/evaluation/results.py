@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from adaptive_jax.evaluation.statistics import binomial_ci95, paired_ci95, spread
 from adaptive_jax.tasks.problem import VERDICTS
@@ -65,8 +66,8 @@ def budget_rows(
     cot: str,
     metric: str,
     budgets: Sequence[int],
-    runs: Sequence[np.ndarray],
-    over: tuple[str, np.ndarray] | None = None,
+    runs: Sequence[Float[np.ndarray, "questions budgets"]],
+    over: tuple[str, Float[np.ndarray, "questions budgets"]] | None = None,
     *,
     completions: int | None = None,
 ) -> list[Row]:
@@ -74,9 +75,9 @@ def budget_rows(
 
     Args:
         method, cot, metric: see `Row`.
-        budgets: K token budgets.
-        runs: for each training seed float [Q, K], each question's score; NaN where it is unknown.
-        over: the method that this one is compared with, and its scores, float [Q, K].
+        budgets: token budgets.
+        runs: for each training seed each question's score; NaN where it is unknown.
+        over: the method that this one is compared with, and its scores.
         completions: see `Row`.
     """
     scores = np.stack([_with_mean(run) for run in runs])
@@ -89,7 +90,7 @@ def budget_rows(
     return [replace(row, completions=completions) for row in rows]
 
 
-def _with_mean(scores: np.ndarray) -> np.ndarray:
+def _with_mean(scores: Float[np.ndarray, "questions budgets"]) -> Float[np.ndarray, "questions columns"]:
     return np.concatenate([scores, scores.mean(axis=1, keepdims=True)], axis=1)
 
 
@@ -97,8 +98,8 @@ def pass_rows(
     method: str,
     cot: str,
     budget: int,
-    runs: Sequence[np.ndarray],
-    over: tuple[str, np.ndarray] | None = None,
+    runs: Sequence[Float[np.ndarray, "questions largest"]],
+    over: tuple[str, Float[np.ndarray, "questions largest"]] | None = None,
     *,
     completions: int | None = None,
 ) -> list[Row]:
@@ -106,8 +107,8 @@ def pass_rows(
 
     Args:
         method, cot, budget: see `Row`.
-        runs: for each training seed float [Q, K], each question's estimate of Pass@k.
-        over: the method that this one is compared with, and its estimates, float [Q, K].
+        runs: for each training seed each question's estimates of Pass@1 to that of the largest k.
+        over: the method that this one is compared with, and its estimates.
         completions: see `Row`.
     """
     scores = np.stack(runs)
@@ -119,9 +120,15 @@ def pass_rows(
 
 
 def _row(
-    method: str, cot: str, metric: str, budget: int | str, scores: np.ndarray, over: str | None, base: np.ndarray | None
+    method: str,
+    cot: str,
+    metric: str,
+    budget: int | str,
+    scores: Float[np.ndarray, "seeds questions"],
+    over: str | None,
+    base: Float[np.ndarray, " questions"] | None,
 ) -> Row:
-    """A row from the scores of each training seed, float [S, Q], and those of the method `over`, float [Q]."""
+    """A row from the scores of each training seed, and those of the method `over`."""
     known = np.isfinite(scores).all(axis=0)
     by_seed = tuple(float(own.mean()) if known.any() else 0.0 for own in scores[:, known])
     value, count = float(np.mean(by_seed)), int(known.sum())
@@ -145,12 +152,16 @@ def _row(
 
 
 def results_json(
-    experiment: str, model: str, dataset: str, rows: Sequence[Row], verdicts: Mapping[str, np.ndarray] | None = None
+    experiment: str,
+    model: str,
+    dataset: str,
+    rows: Sequence[Row],
+    verdicts: Mapping[str, Int[np.ndarray, " verdicts"]] | None = None,
 ) -> dict[str, Any]:
     """The content of results.json; rows without a gain say nothing of one.
 
     Args:
-        verdicts: for each method, or for all together, int [5]: how many completions got each of `VERDICTS`.
+        verdicts: for each method, or for all together: how many completions got each of `VERDICTS`.
     """
     counted = {name: dict(zip(VERDICTS, counts.tolist(), strict=True)) for name, counts in (verdicts or {}).items()}
     plain = [{name: value for name, value in asdict(row).items() if value is not None} for row in rows]

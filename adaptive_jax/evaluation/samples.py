@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped, UInt8
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.trajectory import Trajectory
@@ -23,25 +24,26 @@ NONE = np.frombuffer(b"[]", np.uint8)  # no sample
 def samples_of(
     environment: Environment,
     trajectory: Trajectory,
-    verdicts: np.ndarray,
-    asked: np.ndarray,
+    verdicts: Shaped[np.ndarray, "completions cuts"],
+    asked: Int[np.ndarray, " asked"],
     cuts: Sequence[int] | None,
     actions: SamplingParams,
     groups: int = 1,
-) -> np.ndarray:
+) -> UInt8[np.ndarray, " bytes"]:
     """`KEPT` completions of each verdict and group, of all processes; which ones depends on the problems alone.
 
     They are those with the lowest hash of problem, completion and budget: a uniform draw, the same on any number of processes.
 
     Args:
-      trajectory: N completions, G of each question asked; verdicts: object [N, K], at each of the cuts.
-      asked: int [N / G], the questions.
-      cuts: K token budgets; None where K = 1 and each completion has its own.
+      trajectory: as many completions of each question asked.
+      verdicts: of each completion, strings.
+      asked: the questions.
+      cuts: token budgets; None for one, where each completion has its own.
       actions: the policy's action space, shape [A].
       groups: completion i of a question belongs to group i % groups.
 
     Returns:
-      uint8 [bytes], a JSON list of objects with "group", "verdict", "problem", "question", "gold", "cot" ("all" or "none": how
+      A JSON list of objects with "group", "verdict", "problem", "question", "gold", "cot" ("all" or "none": how
       it was asked), "budget", "completion" and "text"; and of each token its text, the name of its action, and the entropy of
       the model's distribution in nats and its top probability, before the action: "tokens", "actions", "entropy",
       "top_probability".
@@ -95,10 +97,10 @@ def samples_jsonl(methods: Mapping[str, Iterable[Sample]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _packed(samples: list[Sample]) -> np.ndarray:
+def _packed(samples: list[Sample]) -> UInt8[np.ndarray, " bytes"]:
     return np.frombuffer(json.dumps(samples).encode(), np.uint8)
 
 
-def unpacked(content: np.ndarray) -> list[Sample]:
+def unpacked(content: UInt8[np.ndarray, " bytes"]) -> list[Sample]:
     """The samples in what `samples_of` returns."""
     return json.loads(content.tobytes())

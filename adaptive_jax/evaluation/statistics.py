@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float64, Shaped
 
 
 def binomial_ci95(value: float, n: int) -> float:
@@ -17,17 +18,14 @@ def binomial_ci95(value: float, n: int) -> float:
     return 1.96 * math.sqrt(value * (1.0 - value) / n)
 
 
-def pass_at_k(wins: np.ndarray, k: int) -> np.ndarray:
+def pass_at_k(wins: Shaped[np.ndarray, "*questions completions"], k: int) -> Float64[np.ndarray, "*questions"]:
     """Unbiased estimate of the chance that any of k completions is right, from n >= k of them: 1 - C(n - c, k) / C(n, k).
 
     The mean over all subsets of k completions of whether the subset has a right one. Source: arXiv 2107.03374, eq. 1.
 
     Args:
-        wins: [..., n] in {0, 1}.
+        wins: in {0, 1}, of n completions.
         k: completions that are allowed, 1 to n.
-
-    Returns:
-        float64 [...].
 
     Raises:
         ValueError: k is not in 1..n.
@@ -36,23 +34,27 @@ def pass_at_k(wins: np.ndarray, k: int) -> np.ndarray:
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs at least {max(k, 1)} completions and k at least 1; there are {n} completions")
     by_count = np.array([1.0 - math.comb(n - right, k) / math.comb(n, k) for right in range(n + 1)])
-    return by_count[wins.sum(axis=-1, dtype=np.int64)]
+    return np.asarray(by_count[wins.sum(axis=-1, dtype=np.int64)])
 
 
-def mean_of_known(values: np.ndarray) -> np.ndarray:
+def mean_of_known(values: Float[np.ndarray, " questions *others"]) -> Float[np.ndarray, " *others"]:
     """The mean over the first axis of what is not NaN; 0 where nothing is known."""
     known = np.isfinite(values)
     return np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
 
 
-def cross_coverage(wins: np.ndarray, chosen: Sequence[int], samples: Sequence[int] = (1,)) -> np.ndarray:
-    """float [Q], an estimate of each problem's best chosen reward without the optimism of a maximum over noisy estimates.
+def cross_coverage(
+    wins: Shaped[np.ndarray, "problems settings completions"],
+    chosen: Sequence[int],
+    samples: Sequence[int] = (1,),
+) -> Float64[np.ndarray, " problems"]:
+    """An estimate of each problem's best chosen reward without the optimism of a maximum over noisy estimates.
 
     Half of the completions choose the setting, the other half score it, and the other way round.
 
     Args:
-        wins: [Q, A, G] in {0, 1}, G completions of every problem under every setting; at least twice the largest B.
-        chosen: indices S of settings.
+        wins: in {0, 1}; at least twice as many completions as the largest B.
+        chosen: indices of settings.
         samples: sampling budgets B; the reward is the mean Pass@B over them.
     """
     own = wins[:, list(chosen)]
@@ -63,14 +65,14 @@ def cross_coverage(wins: np.ndarray, chosen: Sequence[int], samples: Sequence[in
     return np.mean(scores, axis=0)
 
 
-def paired_ci95(differences: np.ndarray, *, seed: int = 0, resamples: int = 4000) -> tuple[float, float]:
+def paired_ci95(differences: Float[np.ndarray, " problems"], *, seed: int = 0, resamples: int = 4000) -> tuple[float, float]:
     """95% percentile bootstrap interval of a mean difference between two methods on the same problems and draws.
 
     Problems are resampled, so the interval is as wide as the choice of problems makes it; what the two methods have in common
     cancels in each difference. Source: Efron 1979.
 
     Args:
-        differences: float [Q], one method's score minus the other's, for each problem.
+        differences: one method's score minus the other's, for each problem.
         seed: fixes the resamples.
         resamples: how many.
     """
@@ -80,6 +82,6 @@ def paired_ci95(differences: np.ndarray, *, seed: int = 0, resamples: int = 4000
     return float(low), float(high)
 
 
-def spread(values: np.ndarray) -> float:
+def spread(values: Float[np.ndarray, " seeds"]) -> float:
     """Sample standard deviation over training seeds; 0 for one seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

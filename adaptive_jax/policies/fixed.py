@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, Float32, Int32
 
 from adaptive_jax.decoding.params import SamplingParams, Value
 from adaptive_jax.decoding.policy import Observation, PromptObservation
@@ -28,11 +28,13 @@ class MixedPolicy:
     def sees_budget(self) -> bool:
         return False
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         count = len(self.actions)
         return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
         return sequence_action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
 
 
@@ -40,7 +42,7 @@ class MixedPolicy:
 class InTurn(MixedPolicy):
     """Completion j of a prompt holds action j mod A: all actions of a prompt are scored in one rollout of A * G completions."""
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         return jnp.mod(prompt.completion, len(self.actions))
 
 

@@ -1,8 +1,8 @@
 """Hand-written schedules: one action where a person would take it, another everywhere else."""
 
-import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, Float32, Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, PromptObservation
@@ -16,11 +16,11 @@ class TokenSchedule:
 
     Attributes:
         actions: the action space, shape [A].
-        triggers: int32 [N], token ids.
+        triggers: token ids.
     """
 
     actions: SamplingParams
-    triggers: jax.Array
+    triggers: Int32[Array, " tokens"]
 
     @property
     def learns(self) -> bool:
@@ -30,10 +30,12 @@ class TokenSchedule:
     def sees_budget(self) -> bool:
         return False
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         return jnp.zeros(uniform.shape, jnp.int32)
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
         triggered = jnp.any(observation.token[:, None] == self.triggers[None, :], axis=1)
         action = jnp.where(triggered, len(self.actions) - 1, 0).astype(jnp.int32)
         return action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
@@ -61,10 +63,12 @@ class OpeningSchedule:
     def sees_budget(self) -> bool:
         return True
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         return jnp.zeros(uniform.shape, jnp.int32)
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
         first = observation.remaining > observation.budget - self.opening
         allowed = first & (observation.budget >= self.least)
         action = jnp.where(allowed, len(self.actions) - 1, 0).astype(jnp.int32)

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jaxtyping import Array, Float, Float32, Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, PromptObservation
@@ -52,14 +53,16 @@ class SequenceAdapter:
         """False: B is the sampling budget; the token budget b is the loop's own business."""
         return False
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         return jnp.argmax(self.logits(self.features(prompt)), axis=-1).astype(jnp.int32)
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
         return sequence_action, jnp.zeros((sequence_action.shape[0], 0), jnp.float32)
 
-    def features(self, prompt: PromptObservation) -> jax.Array:
-        """What the MLP sees, float32 [N, F].
+    def features(self, prompt: PromptObservation) -> Float32[Array, "rows features"]:
+        """What the MLP sees.
 
         Each embedding is divided by its root mean square. The sampling budget is encoded as log2 B, scaled from
         -3 at B = 1 to 3 at the largest of training. Pooling and encoding are ours; the paper states neither.
@@ -84,8 +87,8 @@ class SequenceAdapter:
             parts.append(SAMPLES_WEIGHT * (2.0 * share - 1.0))
         return jnp.concatenate(parts, axis=-1)
 
-    def logits(self, features: jax.Array) -> jax.Array:
-        """Unnormalised log-probabilities of the actions: features [M, F] -> float32 [M, A]."""
+    def logits(self, features: Float32[Array, "rows features"]) -> Float32[Array, "rows actions"]:
+        """Unnormalised log-probabilities of the actions."""
         return nnx.merge(self.graphdef, self.params)(features)
 
 

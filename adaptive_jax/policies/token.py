@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jaxtyping import Array, Float, Float32, Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, PromptObservation
@@ -52,10 +53,12 @@ class TokenAdapter:
     def sees_budget(self) -> bool:
         return self.inputs == "hidden+budget"
 
-    def begin(self, prompt: PromptObservation, uniform: jax.Array) -> jax.Array:
+    def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
         return jnp.zeros(uniform.shape, jnp.int32)
 
-    def step(self, observation: Observation, sequence_action: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(
+        self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
+    ) -> tuple[Int32[Array, " rows"], Float[Array, "rows features"]]:
         features = self.features(observation)
         logits = self.logits(features)
         if self.argmax:
@@ -64,8 +67,8 @@ class TokenAdapter:
         cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)[:, :-1]
         return jnp.sum(uniform[:, None] >= cumulative, axis=-1).astype(jnp.int32), features
 
-    def features(self, observation: Observation) -> jax.Array:
-        """What the MLP sees, [B, F], in the hidden state's dtype.
+    def features(self, observation: Observation) -> Float[Array, "rows features"]:
+        """What the MLP sees, in the hidden state's dtype.
 
         The hidden state is divided by its root mean square. The remaining budget is encoded as `budget_features` says.
 
@@ -86,12 +89,12 @@ class TokenAdapter:
             parts.append(budget_features(observation.remaining, self.budget_scale, self.budget_encoding))
         return jnp.concatenate(parts, axis=-1).astype(hidden.dtype)
 
-    def logits(self, features: jax.Array) -> jax.Array:
-        """Unnormalised log-probabilities of the actions: features [M, F] -> float32 [M, A]."""
+    def logits(self, features: Float[Array, "rows features"]) -> Float32[Array, "rows actions"]:
+        """Unnormalised log-probabilities of the actions."""
         return nnx.merge(self.graphdef, self.params)(features.astype(jnp.float32))
 
 
-def budget_features(remaining: jax.Array, scale: int, encoding: BudgetEncoding) -> jax.Array:
+def budget_features(remaining: Int32[Array, " rows"], scale: int, encoding: BudgetEncoding) -> Float32[Array, "rows features"]:
     """The remaining budget b_t as numbers that a policy tells apart; the paper does not say how it encodes it.
 
     "two-hot": x = log2(1 + b_t), b_t at most `scale`, lies between two whole numbers n and n + 1, and features n and n + 1 are
@@ -100,12 +103,12 @@ def budget_features(remaining: jax.Array, scale: int, encoding: BudgetEncoding) 
     "centred" from -3 to 3.
 
     Args:
-        remaining: int32 [M], in tokens; below 0, as in rows that have ended, counts as 0.
+        remaining: in tokens; below 0, as in rows that have ended, counts as 0.
         scale: in tokens, see `TokenAdapter`.
         encoding: see above.
 
     Returns:
-        float32 [M, F], F = `budget_width(scale, encoding)`.
+        `budget_width(scale, encoding)` features.
     """
     tokens = jnp.maximum(remaining, 0).astype(jnp.float32)[:, None]
     if encoding == "two-hot":

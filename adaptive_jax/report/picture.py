@@ -63,16 +63,16 @@ def _drawn(sample: Mapping[str, Any]) -> str:
             parts.append(f'<rect {place} y="{y - high - 2:.1f}" height="{high:.1f}"/>')
         parts.append(f'<text x="{x + 2:.1f}" y="{y + 16:.1f}">{escape(text)}</text>')
         x += width
-    height = y + LINE + 14
+    height = y + LINE + 36
     asked = sample["question"].replace("\n", " ")
     told = f"{asked[:90]} ({sample['budget']} tokens at most; the answer {sample['gold']} is right)"
     legend, at = [], float(MARGIN)
     for name, colour in colours.items():
-        legend.append(f'<rect x="{at:.1f}" y="{height - 26:.1f}" width="14" height="14" fill="{colour}"/>')
-        legend.append(f'<text class="note" x="{at + 20:.1f}" y="{height - 14:.1f}">{escape(name)}</text>')
+        legend.append(f'<rect x="{at:.1f}" y="{height - 48:.1f}" width="14" height="14" fill="{colour}"/>')
+        legend.append(f'<text class="note" x="{at + 20:.1f}" y="{height - 36:.1f}">{escape(name)}</text>')
         at += 44 + 8 * len(name)
     note = f"bar: entropy before the action, up to {highest:.2g} nats; no colour: as good as certain, whatever the action"
-    legend.append(f'<text class="note" x="{at:.1f}" y="{height - 14:.1f}">{note}</text>')
+    legend.append(f'<text class="note" x="{MARGIN}" y="{height - 12:.1f}">{note}</text>')
     title = f"A completion of the {sample['method']}, each decision on the colour of its action"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'

@@ -42,7 +42,8 @@ def test_training_figure(tmp_path: Path, updates: int) -> None:
 
 
 def test_budget_figure(tmp_path: Path) -> None:
-    runs, methods = [np.random.default_rng(0).random((50, 3)) < 0.4], ("greedy", "entropy-only", "token adapter")
+    runs = [(np.random.default_rng(0).random((50, 3)) < 0.4).astype(np.float64)]
+    methods = ("greedy", "entropy-only", "token adapter")
     rows = [row for method in methods for row in budget_rows(method, "all", "pass@1", (8, 16, 32), runs)]
     budget_figure(tmp_path / "three.png", rows)
     budget_figure(tmp_path / "trained.png", rows, trained=["entropy-only"])

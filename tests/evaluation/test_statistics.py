@@ -73,7 +73,7 @@ def test_paired_interval_is_that_of_a_mean() -> None:
 def test_paired_interval_holds_the_truth_95_times_in_100() -> None:
     """400 experiments: 20 misses are expected, with a standard deviation of 4.4, and a few more as 60 problems are few."""
     rng = np.random.default_rng(2)
-    intervals = [paired_ci95(rng.choice([-1, 0, 0, 1, 1], 60), seed=trial, resamples=500) for trial in range(400)]
+    intervals = [paired_ci95(rng.choice([-1.0, 0.0, 0.0, 1.0, 1.0], 60), seed=trial, resamples=500) for trial in range(400)]
     misses = sum(not low <= 0.2 <= high for low, high in intervals)
     assert 8 <= misses <= 40
 
