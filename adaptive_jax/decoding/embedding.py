@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float32
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.lm.decoder import Decoder
@@ -11,12 +12,12 @@ from adaptive_jax.parallel import Replicas
 
 def embeddings(
     decoder: Decoder, prompts: Sequence[Sequence[int]], *, width: int | None = None, rows: int = 128
-) -> tuple[np.ndarray, np.ndarray]:
-    """The last token's hidden state and the prompt's mean one, float32 [Q, D] each, computed `rows` prompts at a time.
+) -> tuple[Float32[np.ndarray, "prompts width"], Float32[np.ndarray, "prompts width"]]:
+    """The last token's hidden state and the prompt's mean one, computed `rows` prompts at a time.
 
     Args:
         decoder: the language model.
-        prompts: Q lists of token ids.
+        prompts: lists of token ids.
         width: columns of the prefill, each number of which is another compilation; the longest prompt's tokens if None.
         rows: prompts that are computed side by side, rounded up to a multiple of the devices.
     """

@@ -12,7 +12,7 @@ Every filter is then one cut per row: a token survives if its weight is above it
 So there is no sort of the vocabulary, no random number per token, and one compile for all settings, every parameter
 being traced.
 
-Shapes: B rows, V vocabulary, N blocks of BLOCK tokens (the last one padded with weight 0), R rows of a group.
+Axes: rows of a batch or of a group of it, vocab, padded (the vocabulary up to a multiple of BLOCK, with weight 0 behind it), blocks.
 """
 
 import math
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, Shaped
 
 from adaptive_jax.decoding.params import SamplingParams
 
@@ -31,17 +32,17 @@ GROUP_BYTES = 2**21  # weights of the rows that are searched together on a CPU
 FLOOR = 1e-26  # weights up to here count as 0: only rounding could draw them, and probabilities stay normal numbers
 
 
-def probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
+def probabilities(logits: Float[Array, "rows vocab"], params: SamplingParams) -> Float32[Array, "rows vocab"]:
     """The exact distribution that `sample` draws from.
 
     Exact up to float32: a token whose cumulative mass is within rounding (about 1e-6) of top_p may fall on either side.
 
     Args:
-        logits: float32 or bfloat16 [B, V]; -inf bars a token; at least one logit of every row is finite.
-        params: scalars or arrays [B].
+        logits: float32 or bfloat16; -inf bars a token; at least one logit of every row is finite.
+        params: scalars or arrays of the rows.
 
     Returns:
-        float32 [B, V], each row with sum 1; one-hot for greedy rows.
+        Each row has sum 1; one-hot for greedy rows.
 
     Raises:
         ValueError: a parameter's shape is neither () nor (B,).
@@ -49,16 +50,13 @@ def probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
     return _probabilities(logits, params.broadcast(logits.shape[0]))
 
 
-def sample(keys: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Array:
+def sample(keys: Key[Array, " rows"], logits: Float[Array, "rows vocab"], params: SamplingParams) -> Int32[Array, " rows"]:
     """Draws one token per row.
 
     Args:
-        keys: typed PRNG keys [B]; a row's token depends on its own key, logits and parameters, on nothing else.
-        logits: float32 or bfloat16 [B, V]; -inf bars a token; at least one logit of every row is finite.
-        params: scalars or arrays [B].
-
-    Returns:
-        int32 [B].
+        keys: typed PRNG keys; a row's token depends on its own key, logits and parameters, on nothing else.
+        logits: float32 or bfloat16; -inf bars a token; at least one logit of every row is finite.
+        params: scalars or arrays of the rows.
 
     Raises:
         ValueError: a parameter's shape is neither () nor (B,).
@@ -67,34 +65,34 @@ def sample(keys: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Ar
 
 
 @jax.jit
-def draw(uniform: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Array:
+def draw(uniform: Float32[Array, " rows"], logits: Float[Array, "rows vocab"], params: SamplingParams) -> Int32[Array, " rows"]:
     """The tokens at which the cumulative distributions pass `uniform`: `sample`, given its random numbers.
 
     Args:
-        uniform: float32 [B] in [0, 1).
-        logits: float32 or bfloat16 [B, V].
-        params: arrays [B].
-
-    Returns:
-        int32 [B].
+        uniform: in [0, 1).
+        logits: float32 or bfloat16.
+        params: arrays of the rows.
     """
     return _draw(_padded(logits), uniform, params)[0]
 
 
 @jax.jit
 def draw_scored(
-    uniform: jax.Array, logits: jax.Array, params: SamplingParams, top_probability: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    uniform: Float32[Array, " rows"],
+    logits: Float[Array, "rows vocab"],
+    params: SamplingParams,
+    top_probability: Float32[Array, " rows"],
+) -> tuple[Int32[Array, " rows"], Float32[Array, " rows"], Float32[Array, " rows"]]:
     """`draw`, and the log-probabilities of the tokens that it draws.
 
     Args:
         uniform, logits, params: as for `draw`.
-        top_probability: float32 [B], of softmax(logits); see `summary`.
+        top_probability: of softmax(logits); see `summary`.
 
     Returns:
-        token: int32 [B], what `draw` gives.
-        logprob: float32 [B], in nats, of the distribution drawn from (`probabilities`); 0 in greedy rows.
-        model_logprob: float32 [B], in nats, of softmax(logits).
+        token: what `draw` gives.
+        logprob: in nats, of the distribution drawn from (`probabilities`); 0 in greedy rows.
+        model_logprob: in nats, of softmax(logits).
     """
     logits = _padded(logits)
     token, scale, mass = _draw(logits, uniform, params)
@@ -103,8 +101,10 @@ def draw_scored(
     return token, jnp.where(params.temperature > 0, drawn, 0.0), below + jnp.log(top_probability)
 
 
-def _draw(logits: jax.Array, uniform: jax.Array, params: SamplingParams) -> tuple[jax.Array, "_Scale", jax.Array]:
-    """Tokens [B] from padded logits, the scale of their weights, and the sum [B] of the weights that the filters leave."""
+def _draw(
+    logits: Float32[Array, "rows padded"], uniform: Float32[Array, " rows"], params: SamplingParams
+) -> tuple[Int32[Array, " rows"], "_Scale", Float32[Array, " rows"]]:
+    """Tokens from padded logits, the scale of their weights, and the sum of the weights that the filters leave."""
     scale = _scale(logits, params.temperature)
     cut = _cut(logits, scale, params)
 
@@ -124,8 +124,8 @@ def _draw(logits: jax.Array, uniform: jax.Array, params: SamplingParams) -> tupl
 
 
 @jax.jit
-def summary(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Entropy (nats) and largest probability of softmax(logits), before temperature and filters: float32 [B] each.
+def summary(logits: Float[Array, "rows vocab"]) -> tuple[Float32[Array, " rows"], Float32[Array, " rows"]]:
+    """Entropy (nats) and largest probability of softmax(logits), before temperature and filters.
 
     The entropy is NaN where a logit is NaN or infinity, or all of them are -infinity, and nowhere else.
     """
@@ -145,23 +145,15 @@ def summary(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.log(mass) - moment / mass, 1.0 / mass
 
 
-def entropy_after(logits: jax.Array, params: SamplingParams) -> jax.Array:
-    """Entropy of `probabilities`, the distribution after temperature and filters.
-
-    Args:
-        logits: float32 or bfloat16 [B, V].
-        params: scalars or arrays [B].
-
-    Returns:
-        float32 [B], in nats; 0 in greedy rows.
-    """
+def entropy_after(logits: Float[Array, "rows vocab"], params: SamplingParams) -> Float32[Array, " rows"]:
+    """Entropy of `probabilities`, the distribution after temperature and filters, in nats; 0 in greedy rows."""
     chances = probabilities(logits, params)
     return -jax.scipy.special.xlogy(chances, chances).sum(axis=-1)
 
 
 @jax.jit
-def _probabilities(logits: jax.Array, params: SamplingParams) -> jax.Array:
-    """`probabilities` for params of arrays [B]."""
+def _probabilities(logits: Float[Array, "rows vocab"], params: SamplingParams) -> Float32[Array, "rows vocab"]:
+    """`probabilities` for params of arrays of the rows."""
     vocabulary = logits.shape[-1]
     padded = _padded(logits)
     scale = _scale(padded, params.temperature)
@@ -175,25 +167,25 @@ class _Scale(NamedTuple):
     """What turns a row's logits into weights.
 
     Attributes:
-        largest: float32 [B], the largest logit.
-        rate: float32 [B], 1 / temperature; huge where the temperature is 0, so that the largest logits alone remain.
+        largest: the largest logit.
+        rate: 1 / temperature; huge where the temperature is 0, so that the largest logits alone remain.
     """
 
-    largest: jax.Array
-    rate: jax.Array
+    largest: Float32[Array, " rows"]
+    rate: Float32[Array, " rows"]
 
 
-def _scale(logits: jax.Array, temperature: jax.Array) -> _Scale:
+def _scale(logits: Float32[Array, "rows padded"], temperature: Float32[Array, " rows"]) -> _Scale:
     return _Scale(logits.max(axis=-1), 1.0 / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny))
 
 
-def _weights(logits: jax.Array, scale: _Scale) -> jax.Array:
-    """Weights in [0, 1] of logits [B, ...]."""
+def _weights(logits: Float32[Array, " rows *others"], scale: _Scale) -> Float32[Array, " rows *others"]:
+    """Weights in [0, 1]."""
     return jnp.exp((logits - _beside(scale.largest, logits)) * _beside(scale.rate, logits))
 
 
-def _cut(logits: jax.Array, scale: _Scale, params: SamplingParams) -> jax.Array:
-    """The weight [B] above which a token survives every filter of its row."""
+def _cut(logits: Float32[Array, "rows padded"], scale: _Scale, params: SamplingParams) -> Float32[Array, " rows"]:
+    """The weight above which a token survives every filter of its row."""
     cut = jnp.full(scale.rate.shape, FLOOR, jnp.float32)
     drawn = params.temperature > 0
     cut = _search(logits, scale, cut, params.top_k.astype(jnp.float32), drawn & (params.top_k > 0), counting=True)
@@ -203,12 +195,18 @@ def _cut(logits: jax.Array, scale: _Scale, params: SamplingParams) -> jax.Array:
 
 
 def _search(
-    logits: jax.Array, scale: _Scale, cut: jax.Array, goal: jax.Array, active: jax.Array, *, counting: bool
-) -> jax.Array:
-    """The cuts [B], raised in the active rows as far as `goal` allows.
+    logits: Float32[Array, "rows padded"],
+    scale: _Scale,
+    cut: Float32[Array, " rows"],
+    goal: Float32[Array, " rows"],
+    active: Bool[Array, " rows"],
+    *,
+    counting: bool,
+) -> Float32[Array, " rows"]:
+    """The cuts, raised in the active rows as far as `goal` allows.
 
     Args:
-        goal: float32 [B], what has to stay above the cut: a number of tokens (`counting`), or a share of the mass
+        goal: what has to stay above the cut: a number of tokens (`counting`), or a share of the mass
             that is above the cut now.
     """
     rows, width = logits.shape
@@ -233,20 +231,26 @@ class _Bracket(NamedTuple):
     """Where a cut lies: above(low) reaches the target and above(high) does not. `low == high` once it is found.
 
     Attributes:
-        low, high: int32 [R], bit patterns of weights; those of positive numbers are ordered as the numbers are.
-        above_low, above_high: float32 [R], the tokens or the mass above the two (bounds of them at the start).
-        probe: float32 [R], the weight to look at next. Kept here because XLA would compute it anew for each element.
+        low, high: bit patterns of weights; those of positive numbers are ordered as the numbers are.
+        above_low, above_high: the tokens or the mass above the two (bounds of them at the start).
+        probe: the weight to look at next. Kept here because XLA would compute it anew for each element.
     """
 
-    low: jax.Array
-    high: jax.Array
-    above_low: jax.Array
-    above_high: jax.Array
-    probe: jax.Array
+    low: Int32[Array, " rows"]
+    high: Int32[Array, " rows"]
+    above_low: Float32[Array, " rows"]
+    above_high: Float32[Array, " rows"]
+    probe: Float32[Array, " rows"]
 
 
-def _bisect(weights: jax.Array, cut: jax.Array, goal: jax.Array, active: jax.Array, counting: bool) -> jax.Array:
-    """`_search` among weights [R, N * BLOCK]."""
+def _bisect(
+    weights: Float32[Array, "rows padded"],
+    cut: Float32[Array, " rows"],
+    goal: Float32[Array, " rows"],
+    active: Bool[Array, " rows"],
+    counting: bool,
+) -> Float32[Array, " rows"]:
+    """`_search` among weights."""
 
     def above(cut: jax.Array) -> jax.Array:
         return _block_sums(weights, lambda w: (w > _beside(cut, w), jnp.ones_like(w) if counting else w)).sum(axis=-1)
@@ -278,8 +282,10 @@ def _bisect(weights: jax.Array, cut: jax.Array, goal: jax.Array, active: jax.Arr
     return _float(lax.while_loop(lambda state: (state.high > state.low).any(), halve, start).low)
 
 
-def _block_sums(x: jax.Array, terms: Callable[[jax.Array], tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Sums over the blocks of x [B, N * BLOCK]: float32 [B, N].
+def _block_sums(
+    x: Float32[Array, "rows padded"], terms: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+) -> Float32[Array, "rows blocks"]:
+    """Sums over the blocks of x.
 
     Args:
         terms: from a part of x [B, N, LANES] to which of its elements count, and what they add.
@@ -293,8 +299,10 @@ def _block_sums(x: jax.Array, terms: Callable[[jax.Array], tuple[jax.Array, jax.
     return sums.sum(axis=-1)
 
 
-def _invert(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The index [B] at which the running sum of weights [B, N] passes target [B], and what is left of target there.
+def _invert(
+    weights: Float32[Array, "rows places"], target: Float32[Array, " rows"]
+) -> tuple[Int32[Array, " rows"], Float32[Array, " rows"]]:
+    """The index at which the running sum of weights passes the target, and what is left of target there.
 
     The index has a positive weight, even where rounding keeps the running sum short of target.
     """
@@ -306,26 +314,26 @@ def _invert(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array
     return index, target - before
 
 
-def _padded(logits: jax.Array) -> jax.Array:
-    """float32 [B, N * BLOCK], from logits [B, V]."""
+def _padded(logits: Float[Array, "rows vocab"]) -> Float32[Array, "rows padded"]:
+    """Logits with -inf behind them, up to a multiple of BLOCK."""
     return jnp.pad(logits.astype(jnp.float32), ((0, 0), (0, -logits.shape[-1] % BLOCK)), constant_values=-jnp.inf)
 
 
-def _blocks(x: jax.Array) -> jax.Array:
-    """[B, N, BLOCK], from [B, N * BLOCK]."""
+def _blocks(x: Float32[Array, "rows padded"]) -> Float32[Array, "rows blocks block"]:
+    """Rows cut into blocks."""
     return x.reshape(x.shape[0], -1, BLOCK)
 
 
-def _beside(per_row: jax.Array, x: jax.Array) -> jax.Array:
-    """Values [B] with axes of size 1 appended, to go with x [B, ...]."""
+def _beside(per_row: Shaped[Array, " rows"], x: Shaped[Array, " rows *others"]) -> Shaped[Array, " rows *ones"]:
+    """Values with axes of size 1 appended, to go with x."""
     return per_row.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def _bits(x: jax.Array) -> jax.Array:
+def _bits(x: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
     """The bit pattern of float32 as int32."""
     return lax.bitcast_convert_type(x, jnp.int32)
 
 
-def _float(bits: jax.Array) -> jax.Array:
+def _float(bits: Int32[Array, " rows"]) -> Float32[Array, " rows"]:
     """The float32 of a bit pattern."""
     return lax.bitcast_convert_type(bits, jnp.float32)
