@@ -12,7 +12,7 @@ Every filter is then one cut per row: a token survives if its weight is above it
 So there is no sort of the vocabulary, no random number per token, and one compile for all settings, every parameter
 being traced.
 
-Axes: rows of a batch or of a group of it, vocab, padded (the vocabulary up to a multiple of BLOCK, with weight 0 behind it), blocks.
+Axes: rows of a batch or of a group of it, vocab, padded (the vocabulary up to a multiple of BLOCK; weight 0 behind it), blocks.
 """
 
 import math
@@ -288,7 +288,7 @@ def _block_sums(
     """Sums over the blocks of x.
 
     Args:
-        terms: from a part of x [B, N, LANES] to which of its elements count, and what they add.
+        terms: from a part of x, LANES of each block, to which of its elements count, and what they add.
     """
     blocks = _blocks(x)
     sums = jnp.zeros((*blocks.shape[:-1], LANES), jnp.float32)
