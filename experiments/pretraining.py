@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from adaptive_jax.lm.config import LMConfig, RopeConfig
+from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.rope import RopeConfig
 from adaptive_jax.lm.transformer import Transformer
 from adaptive_jax.lm.weights import save_hf
 

@@ -1,18 +1,20 @@
-"""What shape a frozen language model has, in one frozen dataclass for the families Llama, Qwen2 and Qwen3.
+"""What shape a frozen language model has, in one frozen dataclass for all families (`families.py`).
 
 `LMConfig.from_hf` reads a Hugging Face config.json and `LMConfig.to_hf` writes one. Reading refuses what
-the transformer does not compute (sliding windows, other rope scalings, other activations, quantised weights) instead
+the transformer does not compute (experts, towers, other rope scalings and activations, quantised weights) instead
 of ignoring it.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+from adaptive_jax.lm.families import FAMILIES, UNSUPPORTED, Family, late_layers_slide, none_slides
+from adaptive_jax.lm.rope import RopeConfig, positive
+
+SUPPORTED = f"choose a model of {', '.join(family.architecture for family in FAMILIES.values())}"
 # keys of config.json that every supported family needs, and the field of LMConfig each one fills
 SIZES = {
     "vocab_size": "vocab_size",
@@ -22,7 +24,8 @@ SIZES = {
     "num_attention_heads": "num_heads",
     "max_position_embeddings": "max_positions",
 }
-QWEN3_HEAD_DIM = 128  # what transformers assumes when a Qwen3 config.json does not say
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -42,97 +45,24 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def positive(value: Any, name: str, where: Path | str) -> float:
-    """The number of field `name`.
-
-    Raises:
-        ValueError: it is none, not finite, or not above zero. Names file and field.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{where}: field {name!r} is {value!r}; a positive number was expected")
-    return float(value)
-
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """Rotary position embedding.
-
-    Attributes:
-        theta: base of the rotation frequencies.
-        kind: "default", "linear" (positions divided by `factor`) or "llama3" (Llama 3.1's piecewise rescaling).
-        factor, low_freq_factor, high_freq_factor, original_max_position: the scaling's own numbers, unused by
-            "default".
-    """
-
-    theta: float = 10_000.0
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any], where: Path | str) -> "RopeConfig":
-        """Read `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
-
-        Raises:
-            ValueError: a scaling other than default, linear and llama3, or one of its numbers missing.
-        """
-        key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-        rope = config.get(key) or {}
-        if not isinstance(rope, dict):
-            raise ValueError(f"{where}: {key!r} is a JSON {type(rope).__name__}; an object or null was expected")
-        if any(isinstance(value, dict) for value in rope.values()):
-            raise ValueError(f"{where}: {key!r} differs between layers; only one setting for all layers is supported")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "linear", "llama3"):
-            raise ValueError(f"{where}: {key!r} asks for rope type {kind!r}; supported: default, linear, llama3")
-        if rope.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0) != 1.0:
-            raise ValueError(f"{where}: 'partial_rotary_factor' is not 1; only rotation of whole heads is supported")
-
-        def number(name: str, default: Any = None) -> float:
-            value = rope.get(name, default)
-            if value is None:
-                raise ValueError(f"{where}: {key!r} of type {kind!r} lacks {name!r}")
-            return positive(value, name, where)
-
-        theta = number("rope_theta", config.get("rope_theta") or cls.theta)
-        if kind == "linear":
-            return cls(theta=theta, kind=kind, factor=number("factor"))
-        if kind == "llama3":
-            return cls(
-                theta=theta,
-                kind=kind,
-                factor=number("factor"),
-                low_freq_factor=number("low_freq_factor"),
-                high_freq_factor=number("high_freq_factor"),
-                original_max_position=int(number("original_max_position_embeddings", config.get("max_position_embeddings"))),
-            )
-        return cls(theta=theta)
-
-    def to_hf(self) -> dict[str, Any]:
-        """The `rope_theta` and `rope_scaling` entries of a config.json, a spelling that every transformers reads."""
-        scaling: dict[str, Any] = {"rope_type": self.kind, "factor": self.factor}
-        if self.kind == "llama3":
-            scaling |= {
-                "low_freq_factor": self.low_freq_factor,
-                "high_freq_factor": self.high_freq_factor,
-                "original_max_position_embeddings": self.original_max_position,
-            }
-        return {"rope_theta": self.theta, "rope_scaling": None if self.kind == "default" else scaling}
-
-
 @dataclass(frozen=True)
 class LMConfig:
-    """Shape of a decoder-only transformer. Sizes count elements; `max_positions` counts tokens.
+    """Shape of a decoder-only transformer. Sizes count elements; `max_positions` and `window` count tokens.
 
     Attributes:
-        family: "llama", "qwen2" or "qwen3".
+        family: a key of `FAMILIES`.
         vocab_size: V. hidden_size: D. num_layers: L. num_heads: H. num_kv_heads: K.
         head_dim: width of one head; not necessarily D / H.
+        rope, local_rope: rotary position, and that of sliding layers where the family tells them apart.
         qkv_bias, output_bias, mlp_bias: which linear layers carry a bias.
-        qk_norm: RMSNorm over each query and key head (Qwen3).
+        qk_norm: RMSNorm of queries and keys, in the form that the family has.
         tie_embeddings: the LM head is the transposed embedding.
+        activation: of the MLP's gate: "silu", "gelu_pytorch_tanh" or "gelu".
+        sliding: L flags, which layers see the last `window` tokens only; empty if none does.
+        unrotated: L flags, which layers have no rotary position; empty if none.
+        attention_scale: scores are divided by its root; `head_dim` if None.
+        score_cap, logit_cap: soft caps c of scores and logits, c tanh(x / c).
+        query_growth: beta of queries times 1 + beta ln(1 + floor(position / original context)); 0 for none.
     """
 
     family: str
@@ -151,6 +81,20 @@ class LMConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    activation: str = "silu"
+    window: int | None = None
+    sliding: tuple[bool, ...] = ()
+    local_rope: RopeConfig | None = None
+    unrotated: tuple[bool, ...] = ()
+    attention_scale: float | None = None
+    score_cap: float | None = None
+    logit_cap: float | None = None
+    query_growth: float = 0.0
+
+    @property
+    def form(self) -> Family:
+        """The switches of its family."""
+        return FAMILIES[self.family]
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: Path | str) -> "LMConfig":
@@ -159,12 +103,15 @@ class LMConfig:
         Raises:
             ValueError: a field is missing, or asks for what this transformer does not compute. Names file and field.
         """
-        family = config.get("model_type")
-        architectures = config.get("architectures") or [ARCHITECTURES.get(str(family))]
-        if family not in ARCHITECTURES or ARCHITECTURES[family] not in architectures:
+        family = str(config.get("model_type"))
+        form = FAMILIES.get(family)
+        asked = next((field for field in UNSUPPORTED if config.get(field)), None)
+        if asked is not None:
+            raise ValueError(f"{where}: field {asked!r} asks for {UNSUPPORTED[asked]}, which is not supported; {SUPPORTED}")
+        if form is None or form.architecture not in (config.get("architectures") or [form.architecture]):
             raise ValueError(
-                f"{where}: 'model_type' {family!r} with 'architectures' {config.get('architectures')} is not "
-                f"supported; choose a model of {', '.join(ARCHITECTURES.values())}"
+                f"{where}: 'model_type' {config.get('model_type')!r} with 'architectures' {config.get('architectures')} is not "
+                f"supported; {SUPPORTED}"
             )
 
         def size(name: str, default: int | None = None) -> int:
@@ -176,39 +123,51 @@ class LMConfig:
                 raise ValueError(f"{where}: field {name!r} is {value!r}; a positive integer was expected")
             return value
 
+        def optional(name: str) -> float | None:
+            return None if config.get(name) is None else positive(config[name], name, where)
+
         sizes = {ours: size(theirs) for theirs, ours in SIZES.items()}
-        heads, hidden = sizes["num_heads"], sizes["hidden_size"]
+        heads, layers = sizes["num_heads"], sizes["num_layers"]
         kv_heads = size("num_key_value_heads", heads)
-        head_dim = size("head_dim", QWEN3_HEAD_DIM if family == "qwen3" else hidden // heads)
+        head_dim = size("head_dim", form.head_dim or sizes["hidden_size"] // heads)
         if heads % kv_heads:
             raise ValueError(f"{where}: 'num_attention_heads' {heads} is not a multiple of 'num_key_value_heads' {kv_heads}")
-        if head_dim % 2:
+        rope, local = _ropes(config, form, where)
+        if rope.rotated(head_dim) % 2:
             raise ValueError(f"{where}: 'head_dim' {head_dim} is odd; rotary position needs pairs of channels")
         if config.get("rms_norm_eps") is None:
             raise ValueError(f"{where}: field 'rms_norm_eps' is missing; copy config.json from the model's own page")
-        if config.get("hidden_act", "silu") != "silu":
-            raise ValueError(f"{where}: 'hidden_act' is {config['hidden_act']!r}; only 'silu' is supported")
+        activation = config.get(form.activation_field) or form.activation
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"{where}: {form.activation_field!r} is {activation!r}; supported: {', '.join(ACTIVATIONS)}")
         if config.get("quantization_config"):
             raise ValueError(f"{where}: 'quantization_config' is set; load the model's unquantised weights instead")
-        if _slides(config, sizes["num_layers"]):
-            raise ValueError(
-                f"{where}: sliding window attention is on ('use_sliding_window', 'layer_types') and not supported; "
-                "set 'use_sliding_window' to false and every entry of 'layer_types' to 'full_attention' "
-                "if texts stay shorter than 'sliding_window'"
-            )
-        bias = bool(config.get("attention_bias", False)) and family != "qwen2"
+        if config.get("use_bidirectional_attention"):
+            raise ValueError(f"{where}: 'use_bidirectional_attention' is set: that is no language model that decodes")
+        sliding = _sliding(config, form, layers, where)
+        growth = (config.get("rope_parameters") or {}).get("llama_4_scaling_beta") if form.query_growth else None
+        bias = bool(config.get("attention_bias", False)) and form.attention_bias
         return cls(
             family=family,
             **sizes,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             norm_eps=positive(config["rms_norm_eps"], "rms_norm_eps", where),
-            rope=RopeConfig.from_hf(config, where),
-            tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=bias or family == "qwen2",
+            rope=rope,
+            tie_embeddings=bool(config.get("tie_word_embeddings", form.tied)),
+            qkv_bias=bias or form.qkv_bias,
             output_bias=bias,
-            mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
-            qk_norm=family == "qwen3",
+            mlp_bias=bool(config.get("mlp_bias", False)) and form.mlp_bias,
+            qk_norm=form.qk_norm is not None,
+            activation=activation,
+            window=size("sliding_window") if sliding else None,
+            sliding=sliding,
+            local_rope=local,
+            unrotated=_unrotated(config, layers, where) if form.unrotated else (),
+            attention_scale=optional("query_pre_attn_scalar") if form.capped else None,
+            score_cap=optional("attn_logit_softcapping") if form.capped else None,
+            logit_cap=optional("final_logit_softcapping") if form.capped else None,
+            query_growth=float(growth or 0.0),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -217,26 +176,77 @@ class LMConfig:
         Raises:
             ValueError: the config is not one of its family (for example Llama with query and key norms).
         """
-        content: dict[str, Any] = {"model_type": self.family, "architectures": [ARCHITECTURES.get(self.family)]}
+        form = self.form
+        content: dict[str, Any] = {"model_type": self.family, "architectures": [form.architecture]}
         content |= {theirs: getattr(self, ours) for theirs, ours in SIZES.items()}
         content |= {
             "num_key_value_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "rms_norm_eps": self.norm_eps,
-            "hidden_act": "silu",
+            form.activation_field: self.activation,
             "tie_word_embeddings": self.tie_embeddings,
             "attention_bias": self.output_bias,
             "mlp_bias": self.mlp_bias,
             **self.rope.to_hf(),
         }
+        if form.slides is not none_slides:
+            content["sliding_window"] = self.window
+            content["layer_types"] = [SLIDING if slides else FULL for slides in self.sliding or [False] * self.num_layers]
+        if form.slides is late_layers_slide:
+            content["use_sliding_window"] = self.window is not None
+        if self.local_rope is not None:
+            content["rope_local_base_freq"] = self.local_rope.theta
+        if form.unrotated:
+            content["no_rope_layers"] = [int(not skipped) for skipped in self.unrotated or [False] * self.num_layers]
+        if form.capped:
+            content["query_pre_attn_scalar"] = self.attention_scale
+            content |= {"attn_logit_softcapping": self.score_cap, "final_logit_softcapping": self.logit_cap}
+        if self.rope.kind in ("yarn", "longrope"):
+            content["original_max_position_embeddings"] = self.rope.original_max_position
+        if form.query_growth:
+            content["rope_parameters"] = {"llama_4_scaling_beta": self.query_growth}
         if LMConfig.from_hf(content, "this LMConfig") != self:
             raise ValueError(f"this LMConfig has settings that family {self.family!r} does not have: {self}")
         return content
 
 
-def _slides(config: Mapping[str, Any], layers: int) -> bool:
-    """Whether any layer attends through a sliding window (the reading of transformers' Qwen2Config)."""
-    if config.get("layer_types"):
-        return any(kind != "full_attention" for kind in config["layer_types"])
-    on = bool(config.get("use_sliding_window")) and config.get("sliding_window") is not None
-    return on and config.get("max_window_layers", 28) < layers  # 28 is transformers' default
+def _ropes(config: Mapping[str, Any], form: Family, where: Path | str) -> tuple[RopeConfig, RopeConfig | None]:
+    """Rotary position, and that of sliding layers where the family has one; in the spelling of transformers 4 or 5."""
+    entries = config.get("rope_parameters") or {}
+    nested = {key: value for key, value in entries.items() if key in (FULL, SLIDING)} if isinstance(entries, dict) else {}
+    if not form.local_rope:
+        return RopeConfig.from_hf(config, where, form.theta), None
+    if nested:
+        ropes = [dict(config) | {"rope_parameters": nested.get(key) or {}, "rope_scaling": None} for key in (FULL, SLIDING)]
+        full, local = (
+            RopeConfig.from_hf(own, where, theta or form.theta)
+            for own, theta in zip(ropes, (form.theta, form.local_theta), strict=True)
+        )
+        return full, local
+    full = RopeConfig.from_hf(config, where, form.theta)
+    theta = config.get("rope_local_base_freq") or form.local_theta or full.theta
+    return full, RopeConfig(positive(theta, "rope_local_base_freq", where))
+
+
+def _sliding(config: Mapping[str, Any], form: Family, layers: int, where: Path | str) -> tuple[bool, ...]:
+    """L flags, which layers attend through the window; empty if none does."""
+    if form.slides is none_slides or config.get("sliding_window") is None:
+        return ()
+    kinds = config.get("layer_types")
+    if form.slides is late_layers_slide and not kinds and not config.get("use_sliding_window"):
+        return ()
+    if kinds and (len(kinds) != layers or set(kinds) - {SLIDING, FULL}):
+        said = f"{len(kinds)} entries of {sorted(set(kinds))}"
+        raise ValueError(f"{where}: 'layer_types' has {said}; {layers} of {SLIDING!r} or {FULL!r} were expected")
+    sliding = tuple(kind == SLIDING for kind in kinds) if kinds else tuple(form.slides(config, layers))
+    return sliding if any(sliding) else ()
+
+
+def _unrotated(config: Mapping[str, Any], layers: int, where: Path | str) -> tuple[bool, ...]:
+    """L flags, which layers have no rotary position; empty if none."""
+    every = config.get("no_rope_layer_interval") or 4
+    rotated = config.get("no_rope_layers") or [(i + 1) % every != 0 for i in range(layers)]
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise ValueError(f"{where}: 'no_rope_layers' is {rotated!r}; a list of {layers} entries, 0 or 1, was expected")
+    unrotated = tuple(not rotates for rotates in rotated[:layers])
+    return unrotated if any(unrotated) else ()

