@@ -8,7 +8,6 @@ import numpy as np
 
 from adaptive_jax.decoding.embedding import embeddings
 from adaptive_jax.decoding.policy import PromptObservation
-from adaptive_jax.decoding.prefixes import prefill_width
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.prompts import encode
@@ -48,7 +47,7 @@ def choose(lm: LM, prompts: Sequence[str], adapter: SequenceAdapter, *, samples:
     asked = [Prompt(text, encode(lm.tokenizer, text, lm.config.vocab_size), 1) for text in prompts]
     check_prompts(asked, lm.config.max_positions)
     texts = [prompt.tokens for prompt in asked]
-    last, mean = embeddings(lm.decoder, texts, width=prefill_width(max(map(len, texts))))
+    last, mean = embeddings(lm.decoder, texts)
     count = jnp.full(len(asked), samples, jnp.int32)
     unused = jnp.zeros_like(count)
     observation = PromptObservation(jnp.asarray(last), jnp.asarray(mean), completion=unused, samples=count, budget=unused)

@@ -165,7 +165,7 @@ class LMConfig:
             local_rope=local,
             unrotated=_unrotated(config, layers, where) if form.unrotated else (),
             attention_scale=optional("query_pre_attn_scalar") if form.capped else None,
-            score_cap=optional("attn_logit_softcapping") if form.capped else None,
+            score_cap=optional("attn_logit_softcapping") if form.score_capped else None,
             logit_cap=optional("final_logit_softcapping") if form.capped else None,
             query_growth=float(growth or 0.0),
         )

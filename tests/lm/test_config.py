@@ -95,12 +95,18 @@ def test_a_sliding_window_that_is_off_does_not_matter(entries: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}, "sliding window"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"sliding_window": 16, "layer_types": ["full_attention"]}, "'layer_types' has 1 entries of ['full_attention']; 2"),
+        (
+            {"sliding_window": 16, "layer_types": ["full_attention", "chunked"]},
+            "'layer_types' has 2 entries of ['chunked', 'full",
+        ),
+        ({"num_local_experts": 8}, "field 'num_local_experts' asks for a mixture of experts"),
+        ({"vision_config": {"depth": 2}}, "field 'vision_config' asks for a vision tower"),
+        ({"linear_num_key_heads": 4}, "field 'linear_num_key_heads' asks for linear attention"),
         ({"model_type": "gpt2"}, "'model_type' 'gpt2'"),
         ({"model_type": None}, "'model_type' None"),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
-        ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
+        ({"hidden_act": "relu"}, "'hidden_act' is 'relu'"),
         ({"hidden_size": None}, "field 'hidden_size' is missing"),
         ({"rms_norm_eps": None}, "field 'rms_norm_eps' is missing"),
         ({"rms_norm_eps": "small"}, "field 'rms_norm_eps' is 'small'; a positive number was expected"),
@@ -114,11 +120,12 @@ def test_a_sliding_window_that_is_off_does_not_matter(entries: dict[str, Any]) -
         ({"num_key_value_heads": 3}, "not a multiple of 'num_key_value_heads' 3"),
         ({"head_dim": 7}, "'head_dim' 7 is odd"),
         ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config' is set"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope type 'ntk'"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "field 'long_factor' is None; a list of numbers"),
         ({"rope_scaling": {"type": "linear"}}, "'rope_scaling' of type 'linear' lacks 'factor'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "lacks 'low_freq_factor'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differs between layers"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"rope_parameters": {"partial_rotary_factor": 1.5}}, "'partial_rotary_factor' is 1.5; at most 1"),
     ],
 )
 def test_what_the_transformer_does_not_compute_is_refused(entries: dict[str, Any], message: str) -> None:

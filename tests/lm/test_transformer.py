@@ -1,5 +1,6 @@
 """The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -9,12 +10,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.families import FAMILIES
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import load_hf
+from adaptive_jax.policies.fixed import static
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/expected.npz"))
+CONTINUED = [case for case in CASES if "continued" in np.load(GOLDEN / case / "expected.npz")]
 
 
 @cache
@@ -24,8 +31,8 @@ def load(case: str) -> tuple[LM, dict[str, np.ndarray]]:
 
 
 def test_golden_files_cover_every_family_and_stay_small() -> None:
-    assert {case.split("_")[0] for case in CASES} == {"llama", "qwen2", "qwen3"}
-    assert sum(file.stat().st_size for file in GOLDEN.rglob("*")) < 2**20
+    assert {LMConfig.from_hf(read_json(GOLDEN / case / "config.json"), case).family for case in CASES} == set(FAMILIES)
+    assert sum(file.stat().st_size for file in GOLDEN.rglob("*")) < 3 * 2**20
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -35,6 +42,18 @@ def test_logits_of_left_padded_rows_match_transformers(case: str) -> None:
     real = expected["mask"]
     assert np.std(expected["logits"][real]) > 1.0
     np.testing.assert_allclose(np.asarray(logits)[real], expected["logits"][real], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CONTINUED)
+def test_greedy_texts_are_those_of_transformers(case: str) -> None:
+    """64 tokens of four prompts through two rows, from a short ring into a long one: beyond windows and original contexts."""
+    lm, expected = load(case)
+    rows = zip(expected["tokens"], expected["mask"], strict=True)
+    prompts = [Prompt(str(n), tuple(tokens[mask].tolist()), 256) for n, (tokens, mask) in enumerate(rows)]
+    prompts = [dataclasses.replace(prompt, budget=64 + 192 * (n == 0)) for n, prompt in enumerate(prompts)]
+    done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
+    for n, continued in enumerate(expected["continued"]):
+        np.testing.assert_array_equal(done.new_tokens(n)[:64], continued)
 
 
 def test_padding_on_the_right_gives_the_same_logits() -> None:
