@@ -166,7 +166,8 @@ def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None 
     Source: RoFormer (arXiv 2104.09864) eq. 15; "llama3" as in the Llama 3.1 release: wavelengths longer than
     `original_max_position / low_freq_factor` are slowed by `factor`, short ones are kept, with a linear blend between. "yarn":
     arXiv 2309.00071, eq. 20 and 21. "dynamic" and "longrope" as in transformers: by how long the text is now. What is cached
-    already stays as it was rotated, there as here.
+    already stays as it was rotated, there as here; but for Phi 3, whose cache transformers computes anew where a text outgrows
+    the original context while it is decoded, so that texts may differ from there on.
 
     Args:
         rope: the settings.

@@ -52,8 +52,14 @@ def test_greedy_texts_are_those_of_transformers(case: str) -> None:
     prompts = [Prompt(str(n), tuple(tokens[mask].tolist()), 256) for n, (tokens, mask) in enumerate(rows)]
     prompts = [dataclasses.replace(prompt, budget=64 + 192 * (n == 0)) for n, prompt in enumerate(prompts)]
     done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
-    for n, continued in enumerate(expected["continued"]):
-        np.testing.assert_array_equal(done.new_tokens(n)[:64], continued)
+    rope, compared = lm.config.rope, 0
+    for n, (prompt, continued) in enumerate(zip(prompts, expected["continued"], strict=True)):
+        room = rope.original_max_position - len(prompt.tokens)
+        # transformers' Phi 3 computes its cache anew where a text outgrows the original context
+        end = room if rope.kind == "longrope" and room >= 0 else 64
+        np.testing.assert_array_equal(done.new_tokens(n)[:end], continued[:end])
+        compared += end
+    assert compared > 128
 
 
 def test_padding_on_the_right_gives_the_same_logits() -> None:
