@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, Shaped
 
 from adaptive_jax.decoding.prompt import Prompt, check_prompts, problem_digest
 from adaptive_jax.decoding.stop import StopTexts
@@ -159,19 +160,25 @@ class Environment:
         return Prompt(self.questions[index].id, self._tokens[index], budget)
 
     def grading(self, asked: Sequence[int] | np.ndarray, cuts: Sequence[int] | None = None) -> "Grading":
-        """Grades completions, which answer questions `asked`, int [N], while others are still decoded."""
+        """Grades completions, which answer questions `asked`, while others are still decoded."""
         return Grading(self, np.asarray(asked), cuts)
 
-    def texts(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    def texts(self, tokens: Int32[np.ndarray, "completions steps"], lengths: Int[np.ndarray, " completions"]) -> list[str]:
         """The texts of completions up to the first stop text; arguments as for `grades`."""
         return [self.stop.cut(text) for text in decode(self.lm.tokenizer, tokens, lengths)]
 
-    def grades(self, tokens: np.ndarray, lengths: np.ndarray, asked: Sequence[int] | np.ndarray) -> list[Grade]:
+    def grades(
+        self,
+        tokens: Int32[np.ndarray, "completions steps"],
+        lengths: Int[np.ndarray, " completions"],
+        asked: Sequence[int] | np.ndarray,
+    ) -> list[Grade]:
         """Verdicts on completions, and their rewards.
 
         Args:
-            tokens: int32 [N, T]; lengths: int [N], how many of them are judged.
-            asked: int [N], the question that each completion answers.
+            tokens: of the completions.
+            lengths: how many of them are judged.
+            asked: the question that each completion answers.
 
         Raises:
             RewardFailed: the reward function failed on all of its first completions.
@@ -189,19 +196,21 @@ class Grading:
 
     Args:
         environment: whose questions are answered.
-        asked: int [N], the question that each completion answers.
-        cuts: K lengths at which completions are judged, as if they had been cut off there; None judges them whole, K = 1.
+        asked: the question that each completion answers.
+        cuts: lengths at which completions are judged, as if they had been cut off there; None judges them whole, once.
     """
 
-    def __init__(self, environment: Environment, asked: np.ndarray, cuts: Sequence[int] | None):
+    def __init__(self, environment: Environment, asked: Int[np.ndarray, " completions"], cuts: Sequence[int] | None):
         self._environment, self._asked, self._cuts = environment, asked, cuts
         shape = len(asked), len(cuts or (0,))
         self._verdicts, self._values = np.full(shape, "", dtype=object), np.zeros(shape, np.float32)
         self._pending: list[Future[None]] = []
         self._executor = ThreadPoolExecutor(1)
 
-    def add(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Completions `numbers`, int [M], have ended: tokens int32 [M, T], lengths int32 [M]. For `rollout`'s `on_ended`.
+    def add(
+        self, numbers: Int[np.ndarray, " ended"], tokens: Int32[np.ndarray, "ended steps"], lengths: Int[np.ndarray, " ended"]
+    ) -> None:
+        """Completions `numbers` have ended. For `rollout`'s `on_ended`.
 
         Raises what the grader raised on earlier ones.
         """
@@ -216,14 +225,14 @@ class Grading:
         self._verdicts[numbers] = np.array([grade.verdict for grade in grades], object).reshape(ends.shape)
         self._values[numbers] = np.array([grade.value for grade in grades], np.float32).reshape(ends.shape)
 
-    def verdicts(self) -> np.ndarray:
-        """Every verdict, object [N, K]; waits for those that are not given yet. Raises what the grader raised."""
+    def verdicts(self) -> Shaped[np.ndarray, "completions cuts"]:
+        """Every verdict, a string; waits for those that are not given yet. Raises what the grader raised."""
         for pending in self._pending:
             pending.result()
         return self._verdicts
 
-    def rewards(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, K] in [0, 1], and bool [N, K]: False for "error", where nothing is known.
+    def rewards(self) -> tuple[Float32[np.ndarray, "completions cuts"], Bool[np.ndarray, "completions cuts"]]:
+        """In [0, 1], and whether they are known: False for "error", where nothing is known.
 
         Such a completion must be masked out of the gradient, not taken for a failure.
         """

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float32, Int32
 from tqdm import tqdm
 
 from adaptive_jax.decoding.policy import Policy
@@ -31,19 +32,19 @@ class Completion:
 
     Attributes:
         text: decoded, without special tokens.
-        tokens: int32 [T], the stop token included.
-        actions: int32 [T], the index of each token's sampling setting in `policy.actions`.
+        tokens: the stop token included.
+        actions: the index of each token's sampling setting in `policy.actions`.
         finish_reason: "stop", or "budget" where it was truncated.
-        logprobs, model_logprobs: float32 [T], of each token, in nats: in the distribution that it was drawn from, after
+        logprobs, model_logprobs: of each token, in nats: in the distribution that it was drawn from, after
             temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
     text: str
-    tokens: np.ndarray
-    actions: np.ndarray
+    tokens: Int32[np.ndarray, " length"]
+    actions: Int32[np.ndarray, " length"]
     finish_reason: FinishReason
-    logprobs: np.ndarray | None = None
-    model_logprobs: np.ndarray | None = None
+    logprobs: Float32[np.ndarray, " length"] | None = None
+    model_logprobs: Float32[np.ndarray, " length"] | None = None
 
 
 def generate(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, Shaped, UInt32
 
 from adaptive_jax.decoding.policy import Observation, Policy, PromptObservation
 from adaptive_jax.decoding.sampling import draw, draw_scored, summary
@@ -26,42 +27,42 @@ BEGIN_STEP = 2**32 - 1  # the key of what is drawn before the first token; no co
 
 @struct.dataclass
 class DecodeState:
-    """Everything the loop carries from step to step; R rows, S cache columns, D hidden width.
+    """Everything the loop carries from step to step; where there are several replicas, they are an axis in front.
 
     Example with R = 2: row 0 has a 3-token prompt and has drawn 2 tokens, row 1 a 5-token prompt and none. The columns
     just behind the cursor are p p p t t for row 0 (length 5) and p p p p p for row 1 (length 5).
 
     Attributes:
-        cache: the decoder's ring of S columns.
-        cursor: int32 scalar in [0, S), the column the next token is written to, in all rows.
-        hidden: [R, D], predicts each row's next token.
-        token: int32 [R], each row's last token.
-        length: int32 [R], entries in the cache: prompt and new tokens.
-        step: int32 [R], new tokens drawn, t.
-        budget: int32 [R], most new tokens the completion may use, b.
-        sequence_action: int32 [R], the action that the policy chose before the first token.
-        alive: bool [R], the row's completion has not ended; what dead rows compute is thrown away.
-        key: typed PRNG keys [R], one per completion.
+        cache: the decoder's ring.
+        cursor: the ring's column that the next token is written to, in all rows.
+        hidden: predicts each row's next token.
+        token: each row's last token.
+        length: entries in the cache: prompt and new tokens.
+        step: new tokens drawn, t.
+        budget: most new tokens the completion may use, b.
+        sequence_action: the action that the policy chose before the first token.
+        alive: the row's completion has not ended; what dead rows compute is thrown away.
+        key: typed PRNG keys, one per completion.
     """
 
     cache: Any
-    cursor: jax.Array
-    hidden: jax.Array
-    token: jax.Array
-    length: jax.Array
-    step: jax.Array
-    budget: jax.Array
-    sequence_action: jax.Array
-    alive: jax.Array
-    key: jax.Array
+    cursor: Int32[Array, "*replicas"]
+    hidden: Float[Array, "*replicas rows width"]
+    token: Int32[Array, "*replicas rows"]
+    length: Int32[Array, "*replicas rows"]
+    step: Int32[Array, "*replicas rows"]
+    budget: Int32[Array, "*replicas rows"]
+    sequence_action: Int32[Array, "*replicas rows"]
+    alive: Bool[Array, "*replicas rows"]
+    key: Key[Array, "*replicas rows"]
 
     @property
-    def remaining(self) -> jax.Array:
-        """int32 [R], token budget left, b_t = b - t."""
+    def remaining(self) -> Int32[Array, "*replicas rows"]:
+        """Token budget left, b_t = b - t."""
         return self.budget - self.step
 
-    def visible(self, size: int) -> jax.Array:
-        """bool [R, S]: the columns that are a row's own, the one at the cursor included."""
+    def visible(self, size: int) -> Bool[Array, "rows columns"]:
+        """The columns, of `size`, that are a row's own, the one at the cursor included."""
         behind = jnp.mod(self.cursor - jnp.arange(size, dtype=jnp.int32), size)
         return behind[None, :] <= self.length[:, None]
 
@@ -71,26 +72,26 @@ class StepOutput:
     """What one step tells; a chunk's have a leading axis of steps.
 
     Attributes:
-        alive: bool [R], the row drew a token; the other fields mean nothing where it did not.
-        token: int32 [R], drawn.
-        action: int32 [R], index into the policy's action space.
-        decision: bool [R], alive, and the next-token distribution was not settled (top probability at most 0.95).
-        entropy, top_probability: float32 [R], of the next-token distribution before the action; nats and 1. The entropy is NaN
+        alive: the row drew a token; the other fields mean nothing where it did not.
+        token: drawn.
+        action: index into the policy's action space.
+        decision: alive, and the next-token distribution was not settled (top probability at most 0.95).
+        entropy, top_probability: of the next-token distribution before the action; nats and 1. The entropy is NaN
             where there is no such distribution: the logits are not finite.
-        features: [R, F], what the policy chose from.
-        logprob, model_logprob: float32 [R], of the token, in nats: in the distribution that it was drawn from, after
+        features: what the policy chose from.
+        logprob, model_logprob: of the token, in nats: in the distribution that it was drawn from, after
             temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
-    alive: jax.Array
-    token: jax.Array
-    action: jax.Array
-    decision: jax.Array
-    entropy: jax.Array
-    top_probability: jax.Array
-    features: jax.Array
-    logprob: jax.Array | None
-    model_logprob: jax.Array | None
+    alive: Bool[Array, "*steps rows"]
+    token: Int32[Array, "*steps rows"]
+    action: Int32[Array, "*steps rows"]
+    decision: Bool[Array, "*steps rows"]
+    entropy: Float32[Array, "*steps rows"]
+    top_probability: Float32[Array, "*steps rows"]
+    features: Float[Array, "*steps rows features"]
+    logprob: Float32[Array, "*steps rows"] | None
+    model_logprob: Float32[Array, "*steps rows"] | None
 
 
 @struct.dataclass
@@ -98,30 +99,32 @@ class Admission:
     """New completions for rows; one entry per row, those with source -1 are left as they are.
 
     Attributes:
-        source: int32 [R], place in the `Prefill`, or -1.
-        token, length: int32 [R], the last token and how many there are: the prompt's, or a suspended completion's with it.
-        step: int32 [R], new tokens drawn so far.
-        sequence_action: int32 [R], the action that a suspended completion held; -1 at the start.
-        completion: int32 [R], the completion's index among its prompt's.
-        budget, samples: int32 [R], token budget b and sampling budget B.
-        key: uint32 [R, ..], the data of PRNG keys of the state's kind: like all of this, an array of the host, whose way into
+        source: place in the `Prefill`, or -1.
+        token, length: the last token and how many there are: the prompt's, or a suspended completion's with it.
+        step: new tokens drawn so far.
+        sequence_action: the action that a suspended completion held; -1 at the start.
+        completion: the completion's index among its prompt's.
+        budget, samples: token budget b and sampling budget B.
+        key: the data of PRNG keys of the state's kind: like all of this, an array of the host, whose way into
             a jitted function is short.
     """
 
-    source: jax.Array
-    token: jax.Array
-    length: jax.Array
-    step: jax.Array
-    sequence_action: jax.Array
-    completion: jax.Array
-    budget: jax.Array
-    samples: jax.Array
-    key: jax.Array
+    source: Int32[Any, "*replicas rows"]
+    token: Int32[Any, "*replicas rows"]
+    length: Int32[Any, "*replicas rows"]
+    step: Int32[Any, "*replicas rows"]
+    sequence_action: Int32[Any, "*replicas rows"]
+    completion: Int32[Any, "*replicas rows"]
+    budget: Int32[Any, "*replicas rows"]
+    samples: Int32[Any, "*replicas rows"]
+    key: UInt32[Any, "*replicas rows words"]
 
 
 @jax.jit
-def completion_keys(key: jax.Array, problem: jax.Array, completion: jax.Array) -> jax.Array:
-    """Keys [N] from one typed key, uint32 [N, 2] problem digests and int32 [N] completion indices; nothing else matters."""
+def completion_keys(
+    key: Key[Array, ""], problem: UInt32[Array, "completions 2"], completion: Int32[Array, " completions"]
+) -> Key[Array, " completions"]:
+    """Keys from one typed key, problem digests and completion indices; nothing else matters."""
 
     def one(problem: jax.Array, completion: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, problem[0]), problem[1]), completion)
@@ -129,14 +132,16 @@ def completion_keys(key: jax.Array, problem: jax.Array, completion: jax.Array) -
     return jax.vmap(one)(problem, completion)
 
 
-def _uniforms(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
-    """float32 [R, count] in [0, 1): the chance of step `step` [R] of the completions with keys [R]."""
+def _uniforms(key: Key[Array, " rows"], step: Shaped[Array, " rows"], count: int) -> Float32[Array, "rows count"]:
+    """`count` numbers in [0, 1): the chance of step `step` of the completions with the keys."""
     return jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t), (count,)))(key, step.astype(jnp.uint32))
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "size"))
-def empty_state(decoder: Decoder, key: jax.Array, hidden: jax.Array, *, rows: int, size: int) -> DecodeState:
-    """A state of dead rows over a ring of `size` columns; `key` is any typed key, `hidden` [.., D] gives width and dtype.
+def empty_state(
+    decoder: Decoder, key: Key[Array, ""], hidden: Float[Array, "*others width"], *, rows: int, size: int
+) -> DecodeState:
+    """A state of dead rows over a ring of `size` columns; `key` is any typed key, `hidden` gives width and dtype.
 
     Jitted so that every field owns its buffer: the state is donated, and a buffer can be donated once.
     """
@@ -186,19 +191,19 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
 
 
 @functools.partial(jax.jit, static_argnames=("places", "width"))
-def empty_swap_space(decoder: Decoder, hidden: jax.Array, *, places: int, width: int) -> Prefill:
-    """Room for `places` suspended completions of up to `width` entries; `hidden` [.., D] gives width and dtype."""
+def empty_swap_space(decoder: Decoder, hidden: Float[Array, "*others width"], *, places: int, width: int) -> Prefill:
+    """Room for `places` suspended completions of up to `width` entries; `hidden` gives width and dtype."""
     zeros = jnp.zeros((places, hidden.shape[-1]), hidden.dtype)
     return Prefill(cache=decoder.empty_cache(places, width), last=zeros, mean=jnp.zeros_like(zeros))
 
 
 @functools.partial(jax.jit, donate_argnames=("state", "swap"))
-def suspend(decoder: Decoder, state: DecodeState, swap: Prefill, place: jax.Array) -> tuple[DecodeState, Prefill]:
+def suspend(decoder: Decoder, state: DecodeState, swap: Prefill, place: Int32[Array, " rows"]) -> tuple[DecodeState, Prefill]:
     """Put rows' completions in the swap space, from which `admit` can take them as it takes prompts; the rows are dead then.
 
     Args:
         swap: of at most the ring's width, and at least that of each completion.
-        place: int32 [R], where in the swap space; -1 leaves a row alone.
+        place: where in the swap space; -1 leaves a row alone.
     """
     suspended = place >= 0
     there = jnp.where(suspended, place, swap.last.shape[0])
@@ -211,13 +216,13 @@ def suspend(decoder: Decoder, state: DecodeState, swap: Prefill, place: jax.Arra
 
 
 def decode_step(
-    decoder: Decoder, policy: Policy, stop_ids: jax.Array, size: int, state: DecodeState, *, logprobs: bool = False
+    decoder: Decoder, policy: Policy, stop_ids: Int32[Array, " stops"], size: int, state: DecodeState, *, logprobs: bool = False
 ) -> tuple[DecodeState, StepOutput]:
     """LM head, observation, policy, sampling kernel, budget and stop tokens, one LM step.
 
     Args:
-        stop_ids: int32 [..], tokens that end a completion.
-        size: the ring's columns S.
+        stop_ids: tokens that end a completion.
+        size: the ring's columns.
         logprobs: whether the tokens' log-probabilities are told.
     """
     logits = decoder.logits(state.hidden)
@@ -269,9 +274,9 @@ def decode_step(
 def decode_chunk(
     decoder: Decoder,
     policy: Policy,
-    stop_ids: jax.Array,
+    stop_ids: Int32[Array, " stops"],
     state: DecodeState,
-    waiting: jax.Array,
+    waiting: Int32[Array, ""],
     *,
     size: int,
     chunk: int,
@@ -284,7 +289,7 @@ def decode_chunk(
     and when no row is alive.
 
     Args:
-        waiting: int32 scalar, how many completions could have a row.
+        waiting: how many completions could have a row.
 
     Returns:
         The state, and the outputs with a leading axis of `chunk` steps. Steps that were not taken have no row alive, and those
@@ -313,31 +318,37 @@ class _Chunk:
 
     Attributes:
         state, outputs: as `decode_chunk` returns them.
-        taken: int32 scalar, steps so far.
-        idle: int32 scalar, row-steps that waiting completions could have used, those of the next step included.
+        taken: steps so far.
+        idle: row-steps that waiting completions could have used, those of the next step included.
     """
 
     state: DecodeState
     outputs: StepOutput
-    taken: jax.Array
-    idle: jax.Array
+    taken: Int32[Array, ""]
+    idle: Int32[Array, ""]
 
 
 @jax.jit
-def prefill(decoder: Decoder, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+def prefill(decoder: Decoder, tokens: Int32[Array, "prompts columns"], lengths: Int32[Array, " prompts"]) -> Prefill:
     """`decoder.prefill`, compiled once per shape."""
     return decoder.prefill(tokens, lengths)
 
 
 @jax.jit
-def prefix(decoder: Decoder, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+def prefix(decoder: Decoder, tokens: Int32[Array, "prompts columns"], lengths: Int32[Array, " prompts"]) -> Prefixes:
     """`decoder.prefix`, compiled once per shape."""
     return decoder.prefix(tokens, lengths)
 
 
 @functools.partial(jax.jit, static_argnames="columns")
 def prefill_after(
-    decoder: Decoder, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, *, columns: int
+    decoder: Decoder,
+    prefixes: Prefixes,
+    source: Int32[Array, " prompts"],
+    tokens: Int32[Array, "prompts own"],
+    lengths: Int32[Array, " prompts"],
+    *,
+    columns: int,
 ) -> Prefill:
     """`decoder.prefill_after`, compiled once per shape."""
     return decoder.prefill_after(prefixes, source, tokens, lengths, columns)

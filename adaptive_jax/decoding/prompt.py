@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt32
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Prompt:
     first_completion: int = 0
 
 
-def problem_digest(problem_id: str) -> np.ndarray:
-    """uint32 [2], a digest of a problem's id; what its completions' keys are folded from."""
+def problem_digest(problem_id: str) -> UInt32[np.ndarray, " 2"]:
+    """A digest of a problem's id; what its completions' keys are folded from."""
     return np.frombuffer(hashlib.sha256(problem_id.encode()).digest()[:8], np.uint32)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.model import LM
@@ -53,9 +54,10 @@ class StopTexts:
         """The text up to the first stop text."""
         return text[: self._found(text)]
 
-    def lengths(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """int32 [N], the tokens up to the one that completes the first stop text, of tokens int32 [N, T], of which row n has
-        lengths[n]."""
+    def lengths(
+        self, tokens: Int32[np.ndarray, "completions steps"], lengths: Int[np.ndarray, " completions"]
+    ) -> Int32[np.ndarray, " completions"]:
+        """How many tokens there are up to the one that completes the first stop text, of completions of `lengths` tokens."""
         texts = decode(self._lm.tokenizer, tokens, lengths) if self._texts else []
         cut = np.array(lengths, np.int32)
         for n, text in enumerate(texts):
@@ -64,7 +66,7 @@ class StopTexts:
                 cut[n] = bisect.bisect_left(prefixes, True, key=self._contains) + 1
         return cut
 
-    def _contains(self, tokens: np.ndarray) -> bool:
+    def _contains(self, tokens: Int32[np.ndarray, " steps"]) -> bool:
         return self._found(decode(self._lm.tokenizer, tokens[None], np.array([len(tokens)]))[0]) is not None
 
     def truncated(self, trajectory: Trajectory) -> Trajectory:

@@ -5,71 +5,72 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from adaptive_jax.decoding.loop import StepOutput
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """N completions of at most T new tokens, M of whose steps were decisions.
+    """Completions of at most so many new tokens, some of whose steps were decisions.
 
-    Completion n is number n % G of prompt n // G. Arrays [N, T] hold zeros behind a completion's end. What is as wide as the
-    hidden state is kept for decisions only, so memory grows with M and not with N * T * D.
+    Completion n is number n % G of prompt n // G, each having G. Behind a completion's end there are zeros. What is as
+    wide as the hidden state is kept for decisions only, so memory grows with them and not with all steps.
 
     Attributes:
-        tokens: int32 [N, T], the token that ended a completion included.
-        lengths: int32 [N], new tokens.
-        stopped: bool [N], ended by a stop token; otherwise truncated at the budget.
-        budgets: int32 [N], token budget b.
-        actions: int32 [N, T], index into the action space.
-        decisions: bool [N, T], the steps that count in the gradient.
-        entropy: float32 [N, T], of the next-token distribution before the action, in nats.
-        top_probability: float32 [N, T], before the action.
-        features: [M, F], what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
+        tokens: the token that ended a completion included.
+        lengths: new tokens.
+        stopped: ended by a stop token; otherwise truncated at the budget.
+        budgets: token budget b.
+        actions: index into the action space.
+        decisions: the steps that count in the gradient.
+        entropy: of the next-token distribution before the action, in nats.
+        top_probability: before the action.
+        features: what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
         row_steps: how many row-steps the loop computed for these completions, idle ones included.
         prompt_tokens: how many prompt tokens were computed.
-        logprobs, model_logprobs: float32 [N, T], of each token, in nats: in the distribution that it was drawn from, after
+        logprobs, model_logprobs: of each token, in nats: in the distribution that it was drawn from, after
             temperature and filters, and in the model's, before them. None where they were not asked for.
     """
 
-    tokens: np.ndarray
-    lengths: np.ndarray
-    stopped: np.ndarray
-    budgets: np.ndarray
-    actions: np.ndarray
-    decisions: np.ndarray
-    entropy: np.ndarray
-    top_probability: np.ndarray
-    features: np.ndarray
+    tokens: Int32[np.ndarray, "completions steps"]
+    lengths: Int32[np.ndarray, " completions"]
+    stopped: Bool[np.ndarray, " completions"]
+    budgets: Int32[np.ndarray, " completions"]
+    actions: Int32[np.ndarray, "completions steps"]
+    decisions: Bool[np.ndarray, "completions steps"]
+    entropy: Float32[np.ndarray, "completions steps"]
+    top_probability: Float32[np.ndarray, "completions steps"]
+    features: Float[np.ndarray, "decisions features"]
     row_steps: int
     prompt_tokens: int
-    logprobs: np.ndarray | None = None
-    model_logprobs: np.ndarray | None = None
+    logprobs: Float32[np.ndarray, "completions steps"] | None = None
+    model_logprobs: Float32[np.ndarray, "completions steps"] | None = None
 
-    def new_tokens(self, n: int) -> np.ndarray:
-        """The new tokens of completion n, int32 [length]."""
+    def new_tokens(self, n: int) -> Int32[np.ndarray, " length"]:
+        """The new tokens of completion n."""
         return self.tokens[n, : self.lengths[n]]
 
 
 class Drawn(NamedTuple):
-    """Where a chunk's tokens are, and where they go: K tokens, int [K] each.
+    """Where a chunk's tokens are, and where they go.
 
     Attributes:
         steps, rows: their places in the chunk's outputs.
         completion, place: the completions that they are of, and their places in those.
     """
 
-    steps: np.ndarray
-    rows: np.ndarray
-    completion: np.ndarray
-    place: np.ndarray
+    steps: Int[np.ndarray, " tokens"]
+    rows: Int[np.ndarray, " tokens"]
+    completion: Int[np.ndarray, " tokens"]
+    place: Int[np.ndarray, " tokens"]
 
 
 class TrajectoryBuilder:
     """Collects the loop's outputs, chunk by chunk, into a `Trajectory`.
 
     Args:
-        budgets: int32 [N], token budgets; they bound the arrays.
+        budgets: token budgets of the completions; they bound the arrays.
         stop_ids: tokens that end a completion.
         logprobs: whether the outputs have log-probabilities.
     """
@@ -78,7 +79,7 @@ class TrajectoryBuilder:
     DTYPES = (np.int32, np.int32, bool, np.float32, np.float32)
     BYTES = sum(np.dtype(dtype).itemsize for dtype in DTYPES)  # of a step
 
-    def __init__(self, budgets: np.ndarray, stop_ids: Sequence[int], logprobs: bool = False):
+    def __init__(self, budgets: Int32[np.ndarray, " completions"], stop_ids: Sequence[int], logprobs: bool = False):
         shape = (len(budgets), int(budgets.max()))
         self._arrays = {name: np.zeros(shape, dtype) for name, dtype in zip(self.PER_STEP, self.DTYPES, strict=True)}
         if logprobs:
@@ -90,20 +91,22 @@ class TrajectoryBuilder:
         self.row_steps = 0
         self.prompt_tokens = 0
 
-    def last_tokens(self, completions: np.ndarray) -> np.ndarray:
-        """int32 [M], the last new tokens of completions int [M] that have some."""
+    def last_tokens(self, completions: Int[np.ndarray, " asked"]) -> Int32[np.ndarray, " asked"]:
+        """The last new tokens of completions that have some."""
         return self._arrays["token"][completions, self.lengths[completions] - 1]
 
-    def completions(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """New tokens so far, int32 [M, T], and how many they are, int32 [M], of completions int [M]."""
+    def completions(
+        self, numbers: Int[np.ndarray, " asked"]
+    ) -> tuple[Int32[np.ndarray, "asked steps"], Int32[np.ndarray, " asked"]]:
+        """New tokens so far, and how many they are, of completions."""
         return self._arrays["token"][numbers], self.lengths[numbers]
 
-    def count(self, alive: np.ndarray, row_completion: np.ndarray) -> "Drawn":
+    def count(self, alive: Bool[np.ndarray, "steps rows"], row_completion: Int[np.ndarray, " rows"]) -> "Drawn":
         """Count a chunk's tokens; `store` has to be told of them next.
 
         Args:
-            alive: bool [C, R], see `StepOutput`.
-            row_completion: int [R], the completion that each row went on with, -1 for none.
+            alive: see `StepOutput`.
+            row_completion: the completion that each row went on with, -1 for none.
         """
         self.row_steps += int(alive.any(axis=1).sum()) * alive.shape[1]
         steps, rows = np.nonzero(alive)
@@ -114,7 +117,7 @@ class TrajectoryBuilder:
         return Drawn(steps, rows, completion, place)
 
     def store(self, outputs: StepOutput, drawn: "Drawn") -> None:
-        """Store a chunk's outputs, fields [C, R, ..]."""
+        """Store a chunk's outputs, on the host."""
         where = drawn.steps, drawn.rows
         for name, array in self._arrays.items():
             array[drawn.completion, drawn.place] = np.asarray(getattr(outputs, name))[where]

@@ -35,8 +35,8 @@ class Scores:
     rewards: Float32[np.ndarray, "questions completions budgets"]
     valid: Bool[np.ndarray, "questions completions budgets"]
     verdicts: Int[np.ndarray, " verdicts"] = field(default_factory=lambda: np.zeros(len(VERDICTS), int))
-    samples: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
-    behaviour: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
+    samples: UInt8[np.ndarray, " sample_bytes"] = field(default_factory=lambda: NONE)
+    behaviour: UInt8[np.ndarray, " behaviour_bytes"] = field(default_factory=lambda: NONE)
 
     @property
     def correct(self) -> Bool[np.ndarray, "questions completions budgets"]:
@@ -147,7 +147,7 @@ class ActionScores:
     rewards: Float32[np.ndarray, "budgets questions actions completions"]
     known: Bool[np.ndarray, " questions"]
     verdicts: Int[np.ndarray, " verdicts"]
-    samples: UInt8[np.ndarray, " bytes"] = field(default_factory=lambda: NONE)
+    samples: UInt8[np.ndarray, " sample_bytes"] = field(default_factory=lambda: NONE)
 
     @property
     def wins(self) -> Bool[np.ndarray, "budgets questions actions completions"]:

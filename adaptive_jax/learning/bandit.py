@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jaxtyping import Array, Float, Float32, Int32, Key, UInt32
 
 from adaptive_jax.decoding import embedding
 from adaptive_jax.decoding.policy import PromptObservation
@@ -31,19 +32,19 @@ from adaptive_jax.policies.sequence import SequenceAdapter
 
 @struct.dataclass
 class Table:
-    """What is known of Q prompts under A actions.
+    """What is known of prompts under every action.
 
     Attributes:
-        last, mean: float32 [Q, D], the prompts' embeddings (see `PromptObservation`).
-        rates: float32 [K, Q, A] in [0, 1], the Pass@B of each action at K sampling budgets, those of `BanditSettings`.
+        last, mean: the prompts' embeddings (see `PromptObservation`).
+        rates: in [0, 1], the Pass@B of each action at the sampling budgets of `BanditSettings`.
     """
 
-    last: jax.Array
-    mean: jax.Array
-    rates: jax.Array
+    last: Float32[Array, "prompts width"]
+    mean: Float32[Array, "prompts width"]
+    rates: Float32[Array, "budgets prompts actions"]
 
-    def observe(self, index: jax.Array, samples: jax.Array) -> PromptObservation:
-        """Prompts `index`, int32 [N], at sampling budgets `samples`, int32 [N]."""
+    def observe(self, index: Int32[Array, " drawn"], samples: Int32[Array, " drawn"]) -> PromptObservation:
+        """Prompts `index` at sampling budgets `samples`."""
         unused = jnp.zeros_like(samples)
         return PromptObservation(self.last[index], self.mean[index], completion=unused, samples=samples, budget=unused)
 
@@ -61,7 +62,7 @@ class BanditSettings:
         updates: policy-gradient updates.
         prompts: prompts per update, each with its own draw of B.
         group: actions drawn for a prompt; the others of a group are an action's baseline (leave one out).
-        samples: the K sampling budgets B of the table.
+        samples: the sampling budgets B of the table.
         rule: "reinforce", or "lpo": preferences between the best and the worst of a group of uniformly drawn actions.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
@@ -84,8 +85,10 @@ class BanditSettings:
     seed: int = 0
 
 
-def embeddings(environment: Environment, rows: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """The last token's hidden state and the prompt's mean one, float32 [Q, D] each, computed `rows` prompts at a time."""
+def embeddings(
+    environment: Environment, rows: int = 128
+) -> tuple[Float32[np.ndarray, "prompts width"], Float32[np.ndarray, "prompts width"]]:
+    """The last token's hidden state and the prompt's mean one, computed `rows` prompts at a time."""
     prompts = [environment.prompt(index, 1).tokens for index in range(len(environment))]
     return embedding.embeddings(environment.lm.decoder, prompts, rows=rows)
 
@@ -158,8 +161,8 @@ def fit_bandit(
     return kept, history
 
 
-def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> np.ndarray:
-    """float [K, N], the rate of the adapter's choices at each sampling budget for each prompt of a table."""
+def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> Float[np.ndarray, "budgets prompts"]:
+    """The rate of the adapter's choices at each sampling budget for each prompt of a table."""
     every = jnp.arange(table.rates.shape[1])
     reached = []
     for count, rates in zip(samples, table.rates, strict=True):
@@ -178,11 +181,11 @@ def _updates(
     adapter: SequenceAdapter,
     opt_state: optax.OptState,
     table: Table,
-    key: jax.Array,
-    steps: jax.Array,
+    key: Key[Array, ""],
+    steps: UInt32[Array, " updates"],
     settings: BanditSettings,
 ) -> tuple[SequenceAdapter, optax.OptState, Metrics]:
-    """One update for each of `steps`, uint32 [U]; what an update draws depends on the key and its number only."""
+    """One update for each of `steps`; what an update draws depends on the key and its number only."""
     optimizer = _optimizer(settings)
 
     def update(carry: tuple[SequenceAdapter, optax.OptState], step: jax.Array) -> tuple[Any, Metrics]:
@@ -203,20 +206,20 @@ def _updates(
 
 @struct.dataclass
 class Draws:
-    """What an update draws: N prompts, each with a group of M actions.
+    """What an update draws: prompts, each with a group of actions.
 
     Attributes:
-        features: float32 [N, F].
-        actions: int32 [N, M].
-        rewards: float32 [N, M] in [0, 1].
+        features: what the policy sees of each prompt.
+        actions: of the group.
+        rewards: in [0, 1].
     """
 
-    features: jax.Array
-    actions: jax.Array
-    rewards: jax.Array
+    features: Float32[Array, "prompts features"]
+    actions: Int32[Array, "prompts group"]
+    rewards: Float32[Array, "prompts group"]
 
 
-def draw_group(key: jax.Array, adapter: SequenceAdapter, table: Table, settings: BanditSettings) -> Draws:
+def draw_group(key: Key[Array, ""], adapter: SequenceAdapter, table: Table, settings: BanditSettings) -> Draws:
     """Prompts, sampling budgets, actions (of the policy, or for LPO of the uniform one) and their rewards."""
     prompt_key, samples_key, action_key = (jax.random.fold_in(key, purpose) for purpose in range(3))
     count, group = settings.prompts, settings.group

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float32
 
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.digest import leaf_name
@@ -27,7 +28,9 @@ def is_untrained(adapter: SequenceAdapter) -> bool:
     return not any(np.any(leaf) for name, leaf in _leaves(adapter) if name.startswith("last."))
 
 
-def constant_adapter(adapter: SequenceAdapter, rates: jax.Array, samples: Sequence[int]) -> SequenceAdapter:
+def constant_adapter(
+    adapter: SequenceAdapter, rates: Float32[Array, "budgets prompts actions"], samples: Sequence[int]
+) -> SequenceAdapter:
     """An untrained adapter, but with probability `PROBABILITY` for the best constant action, whatever the prompt.
 
     One that does not see the sampling budget has the action that is best over all of them, by the biases of the last layer. One

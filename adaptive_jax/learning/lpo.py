@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from adaptive_jax.learning.reinforce import LearntPolicy, guarded_update
 from adaptive_jax.parallel import summed
@@ -23,32 +24,37 @@ Rule = Literal["reinforce", "lpo"]
 
 @struct.dataclass
 class Preferences:
-    """P pairs of completions, of up to S decisions each, padding included.
+    """Pairs of completions, with the decisions of both one after the other, padding included.
 
     Attributes:
-        features: [P, S, F], what the policy chose from, in the two completions of a pair.
-        actions: int32 [P, S], what it chose.
-        sign: float32 [P, S], 1 in the chosen completion, -1 in the rejected one, 0 for padding.
-        weight: float32 [P], 1 for pairs with a preference, 0 for padding and ties.
+        features: what the policy chose from, in the two completions of a pair.
+        actions: what it chose.
+        sign: 1 in the chosen completion, -1 in the rejected one, 0 for padding.
+        weight: 1 for pairs with a preference, 0 for padding and ties.
     """
 
-    features: jax.Array
-    actions: jax.Array
-    sign: jax.Array
-    weight: jax.Array
+    features: Float[Array, "pairs decisions features"]
+    actions: Int32[Array, "pairs decisions"]
+    sign: Float32[Array, "pairs decisions"]
+    weight: Float32[Array, " pairs"]
 
 
 def best_against_worst(
-    features: np.ndarray, actions: np.ndarray, completion: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+    features: Float[np.ndarray, "decisions features"],
+    actions: Int[np.ndarray, " decisions"],
+    completion: Int[np.ndarray, " decisions"],
+    rewards: Float[np.ndarray, "prompts group"],
+    valid: Bool[np.ndarray, "prompts group"],
 ) -> Preferences:
     """The first of the best completions of each prompt against the first of the worst; a prompt without a difference is a tie.
 
     Pairs are padded to the longest, and that to the next power of two, so that few shapes are compiled.
 
     Args:
-        features: [M, F], actions: int [M]: decisions of all completions.
-        completion: int [M], ascending, the completion that a decision belongs to, in 0..N*G-1.
-        rewards: float [N, G] where bool valid [N, G]; completions whose reward is unknown are in no pair.
+        features, actions: decisions of all completions.
+        completion: the completion that a decision belongs to, ascending; they are numbered through all prompts.
+        rewards: where valid; completions whose reward is unknown are in no pair.
+        valid: whether the reward is known.
     """
     prompts, group = rewards.shape
     best = np.where(valid, rewards, -np.inf).argmax(axis=1)

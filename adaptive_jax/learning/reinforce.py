@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from adaptive_jax.parallel import summed
 
@@ -23,39 +24,41 @@ class LearntPolicy(Protocol):
     @property
     def params(self) -> nnx.State: ...
 
-    def logits(self, features: jax.Array) -> jax.Array: ...
+    def logits(self, features: Float[Array, "*batch features"]) -> Float32[Array, "*batch actions"]: ...
 
     def replace(self, **changes: Any) -> "LearntPolicy": ...
 
 
 @struct.dataclass
 class Decisions:
-    """A batch of M decisions, padding included.
+    """A batch of decisions, padding included.
 
     Attributes:
-        features: [M, F], what the policy chose from.
-        actions: int32 [M], what it chose.
-        advantages: float32 [M], of the completion that the decision belongs to.
-        weight: float32 [M], 1 for decisions, 0 for padding.
+        features: what the policy chose from.
+        actions: what it chose.
+        advantages: of the completion that the decision belongs to.
+        weight: 1 for decisions, 0 for padding.
     """
 
-    features: jax.Array
-    actions: jax.Array
-    advantages: jax.Array
-    weight: jax.Array
+    features: Float[Array, "decisions features"]
+    actions: Int32[Array, " decisions"]
+    advantages: Float32[Array, " decisions"]
+    weight: Float32[Array, " decisions"]
 
 
-def leave_one_out(rewards: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+def leave_one_out(
+    rewards: Float[np.ndarray, "prompts group"], valid: Bool[np.ndarray, "prompts group"] | None = None
+) -> Float32[np.ndarray, "prompts group"]:
     """Advantage of each completion: its reward minus the mean reward of the others of its group.
 
     Source: arXiv 2402.14740 eq. 6 (RLOO); a group is the completions of one prompt at one token budget.
 
     Args:
-        rewards: float [N, G].
-        valid: bool [N, G]; completions whose reward is unknown (the grader failed) neither count nor get an advantage.
+        rewards: of the completions.
+        valid: completions whose reward is unknown (the grader failed) neither count nor get an advantage.
 
     Returns:
-        float32 [N, G]; 0 where a group has no other valid completion.
+        0 where a group has no other valid completion.
     """
     valid = np.ones(rewards.shape, bool) if valid is None else valid
     known = np.where(valid, rewards, 0.0)
@@ -64,7 +67,9 @@ def leave_one_out(rewards: np.ndarray, valid: np.ndarray | None = None) -> np.nd
     return np.where(valid & (others > 0), known - baseline, 0.0).astype(np.float32)
 
 
-def pass_advantages(rewards: np.ndarray, valid: np.ndarray, samples: int) -> np.ndarray:
+def pass_advantages(
+    rewards: Float[np.ndarray, "prompts group"], valid: Bool[np.ndarray, "prompts group"], samples: int
+) -> Float32[np.ndarray, "prompts group"]:
     """Advantage of each completion where the reward is Pass@B: whether any of B completions of a prompt is right.
 
     The expected Pass@B of the B completions of its group that include it, less that of B of the others, both over all subsets:
@@ -74,14 +79,15 @@ def pass_advantages(rewards: np.ndarray, valid: np.ndarray, samples: int) -> np.
     Pass@B is that of arXiv 2107.03374, eq. 1; its use as a token-level reward is ours.
 
     Args:
-        rewards: float [N, G] in {0, 1}, and valid: bool [N, G], see `leave_one_out`.
-        samples: the sampling budget B, 1 to G - 1.
+        rewards: in {0, 1}.
+        valid: see `leave_one_out`.
+        samples: the sampling budget B, less than the group.
 
     Returns:
-        float32 [N, G]; 0 where a completion has fewer than B other valid ones.
+        0 where a completion has fewer than B other valid ones.
 
     Raises:
-        ValueError: B is not in 1..G-1.
+        ValueError: B is below 1, or not less than the group.
     """
     group = rewards.shape[1]
     if not 1 <= samples < group:
@@ -104,7 +110,11 @@ def pass_advantages(rewards: np.ndarray, valid: np.ndarray, samples: int) -> np.
     return np.where(valid, table[solved.astype(int), others, right], 0.0).astype(np.float32)
 
 
-def pad_decisions(features: np.ndarray, actions: np.ndarray, advantages: np.ndarray) -> Decisions:
+def pad_decisions(
+    features: Float[np.ndarray, "decisions features"],
+    actions: Int[np.ndarray, " decisions"],
+    advantages: Float[np.ndarray, " decisions"],
+) -> Decisions:
     """A batch padded to the next power of two, so that few shapes are compiled."""
     count = len(actions)
     size = 1 << max(count - 1, 0).bit_length()

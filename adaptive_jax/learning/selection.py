@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from adaptive_jax.decoding.params import SamplingParams, Value
 
@@ -31,15 +32,17 @@ def candidates() -> list[SamplingParams]:
     return [SamplingParams(temperature=t, **others) for t in TEMPERATURES for others in FILTERS]
 
 
-def expected_rewards(wins: np.ndarray, samples: Sequence[int] = (1,)) -> np.ndarray:
-    """R, float [K * Q, A] in [0, 1], at K sampling budgets in turn: 1 - (1 - p)^B where p is the chance of one completion.
+def expected_rewards(
+    wins: Shaped[np.ndarray, "problems settings completions"], samples: Sequence[int] = (1,)
+) -> Float[np.ndarray, "places settings"]:
+    """R, in [0, 1], at each sampling budget in turn for every problem: 1 - (1 - p)^B where p is the chance of one completion.
 
     p is the share of right completions, less what is noise: settings that are like each other solve like problems, so the true
     p has few large singular values, and those no larger than noise alone would reach are dropped. The noise is measured between
-    the completions of a problem under a setting; a [Q, A] matrix of it has singular values of up to sigma (sqrt Q + sqrt A).
+    the completions of a problem under a setting; a Q x A matrix of it has singular values of up to sigma (sqrt Q + sqrt A).
 
     Args:
-        wins: [Q, A, G] in {0, 1}, G completions of every problem under every setting, at least 2.
+        wins: in {0, 1}; at least 2 completions.
         samples: the sampling budgets B; an action set for an adapter that is told B should serve all of them.
     """
     problems, settings, completions = wins.shape
@@ -50,17 +53,17 @@ def expected_rewards(wins: np.ndarray, samples: Sequence[int] = (1,)) -> np.ndar
     return np.concatenate([1.0 - (1.0 - chance) ** count for count in samples])
 
 
-def coverage(scores: np.ndarray, chosen: Sequence[int]) -> float:
-    """F(S), the mean over problems of the best chosen setting's score: scores float [Q, A], indices S of settings."""
+def coverage(scores: Float[np.ndarray, "problems settings"], chosen: Sequence[int]) -> float:
+    """F(S), the mean over problems of the best chosen setting's score, for indices S of settings."""
     return float(scores[:, list(chosen)].max(axis=1).mean())
 
 
-def greedy_coverage(scores: np.ndarray, count: int) -> list[int]:
+def greedy_coverage(scores: Float[np.ndarray, "problems settings"], count: int) -> list[int]:
     """`count` settings, each the one that adds most to the coverage of those before it; where none adds, the best by its mean.
 
     Args:
-        scores: float [Q, A].
-        count: at most A.
+        scores: of each setting on each problem.
+        count: at most as many as there are settings.
     """
     reached = np.zeros((len(scores), 1))
     means = scores.mean(axis=0)
@@ -74,8 +77,8 @@ def greedy_coverage(scores: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def top_by_mean(scores: np.ndarray, count: int) -> list[int]:
-    """The `count` settings with the best mean score, the best first: scores float [Q, A]."""
+def top_by_mean(scores: Float[np.ndarray, "problems settings"], count: int) -> list[int]:
+    """The `count` settings with the best mean score, the best first."""
     return np.argsort(-scores.mean(axis=0), kind="stable")[:count].tolist()
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.rollout import rollout
@@ -101,7 +102,7 @@ class TrainState:
         best: the policy that validated best so far, at first the best constant action; without validation problems, the policy
             as it is.
         best_reward: what it validated at; -inf before the first validation.
-        next_batch_digest: uint8 [32], SHA-256 of what the next update draws: its questions in their order, their budgets and
+        next_batch_digest: SHA-256 of what the next update draws: its questions in their order, their budgets and
             its key. It follows from the settings and is here to be compared.
     """
 
@@ -111,8 +112,8 @@ class TrainState:
     skipped: int
     total_skipped: int
     best: TokenAdapter
-    best_reward: np.ndarray
-    next_batch_digest: np.ndarray
+    best_reward: Float[np.ndarray, ""]
+    next_batch_digest: UInt8[np.ndarray, " 32"]
 
 
 def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) -> TrainState:
@@ -134,7 +135,7 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) 
     return TrainState(adapter, opt_state, 0, 0, 0, adapter, nothing, next_batch_digest(questions, settings, 0))
 
 
-def next_batch_digest(questions: int, settings: TrainSettings, update: int) -> np.ndarray:
+def next_batch_digest(questions: int, settings: TrainSettings, update: int) -> UInt8[np.ndarray, " 32"]:
     """What an update draws, as a digest (`TrainState.next_batch_digest`), after `update` updates."""
     asked, budgets = draw_questions(questions, settings, update + 1)
     drawn = (asked, budgets, jax.random.key_data(_key(settings, update + 1)))
@@ -257,7 +258,7 @@ def train(
         )
 
 
-def check_binary(rewards: np.ndarray, samples: int) -> None:
+def check_binary(rewards: Float[np.ndarray, "*completions"], samples: int) -> None:
     """Raises GradedRewards where the reward is Pass@B, B = `samples` above 1, and rewards are neither 0 nor 1."""
     between = rewards[(rewards != 0.0) & (rewards != 1.0)]
     if samples > 1 and between.size:
@@ -302,8 +303,10 @@ def validate(
     return float(right / max(count, 1))
 
 
-def draw_questions(questions: int, settings: TrainSettings, update: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of so many questions those of an update, int [N], and their token budgets, int [N].
+def draw_questions(
+    questions: int, settings: TrainSettings, update: int
+) -> tuple[Int[np.ndarray, " prompts"], Int[np.ndarray, " prompts"]]:
+    """Of so many questions those of an update, and their token budgets.
 
     Questions come in a new random order every epoch; an epoch's end and the next one's start may share an update.
     """
@@ -322,15 +325,15 @@ def collect(
     environment: Environment,
     policy: Policy,
     settings: TrainSettings,
-    asked: np.ndarray,
-    budgets: np.ndarray,
+    asked: Int[np.ndarray, " asked"],
+    budgets: Int[np.ndarray, " asked"],
     update: int,
     on_progress: Callable[[int], None] | None = None,
-) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-    """Rollouts of questions `asked` [N], this process's share of them, in which it has M.
+) -> tuple[Trajectory, Float32[np.ndarray, "prompts group"], Bool[np.ndarray, "prompts group"]]:
+    """Rollouts of questions `asked`: of this process's share of them.
 
     Returns:
-        The trajectory of M * G completions, and their rewards, float32 [M, G] where valid, bool [M, G].
+        The trajectory of all completions, and their rewards, where valid.
     """
     lm = environment.lm
     prompts, seen = [], Counter[int]()

@@ -19,5 +19,5 @@ class MLP(nnx.Module):
         self.second = nnx.Linear(width, width, rngs=rngs)
         self.last = nnx.Linear(width, outputs, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         return self.last(jax.nn.silu(self.second(jax.nn.silu(self.first(x)))))

@@ -87,7 +87,7 @@ class SequenceAdapter:
             parts.append(SAMPLES_WEIGHT * (2.0 * share - 1.0))
         return jnp.concatenate(parts, axis=-1)
 
-    def logits(self, features: Float32[Array, "rows features"]) -> Float32[Array, "rows actions"]:
+    def logits(self, features: Float32[Array, "*batch features"]) -> Float32[Array, "*batch actions"]:
         """Unnormalised log-probabilities of the actions."""
         return nnx.merge(self.graphdef, self.params)(features)
 

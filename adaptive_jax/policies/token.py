@@ -89,7 +89,7 @@ class TokenAdapter:
             parts.append(budget_features(observation.remaining, self.budget_scale, self.budget_encoding))
         return jnp.concatenate(parts, axis=-1).astype(hidden.dtype)
 
-    def logits(self, features: Float[Array, "rows features"]) -> Float32[Array, "rows actions"]:
+    def logits(self, features: Float[Array, "*batch features"]) -> Float32[Array, "*batch actions"]:
         """Unnormalised log-probabilities of the actions."""
         return nnx.merge(self.graphdef, self.params)(features.astype(jnp.float32))
 

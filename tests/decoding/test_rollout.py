@@ -200,7 +200,7 @@ def test_smaller_budget_is_a_prefix_for_a_policy_that_does_not_see_it() -> None:
 def test_what_a_trajectory_records() -> None:
     """Entropy, top probability and decisions against NumPy; features in the order of the decisions."""
     prompts = some_prompts(9)
-    adapter = token_adapter(2, budget_scale=70)
+    adapter = token_adapter(2, budget_scale=70, budget_encoding="centred")
     done = rollout(SOFT, adapter, prompts, key=KEY, stop_ids=[STOP], completions=2, rows=5, chunk=4)
     table = np.asarray(SOFT.table, np.float64)
     softmax = np.exp(table) / np.exp(table).sum(axis=1, keepdims=True)

@@ -137,11 +137,11 @@ def test_expected_gradient_is_the_exact_one(valid: list[bool] | None, share: flo
     rewards = REWARDS[groups[..., 0], groups[..., 1]]
     advantages = rewards if valid is None else leave_one_out(rewards, np.broadcast_to(valid, rewards.shape))
     features = np.stack([np.broadcast_to(FIRST, (*rewards.shape, WIDTH)), AFTER[groups[..., 0]]], axis=2)
-    batches = Decisions(
-        features=jnp.asarray(features.reshape(len(groups), 2 * size, WIDTH)),
-        actions=jnp.asarray(groups.reshape(len(groups), 2 * size), jnp.int32),
-        advantages=jnp.asarray(np.repeat(advantages, 2, axis=1)),
-        weight=jnp.ones((len(groups), 2 * size)),
+    batches = (
+        jnp.asarray(features.reshape(len(groups), 2 * size, WIDTH)),
+        jnp.asarray(groups.reshape(len(groups), 2 * size), jnp.int32),
+        jnp.asarray(np.repeat(advantages, 2, axis=1)),
+        jnp.ones((len(groups), 2 * size)),
     )
     probability = np.asarray(sequence_probabilities(POLICY.params), np.float64)
     weights = jnp.asarray(probability[groups[..., 0], groups[..., 1]].prod(axis=1), jnp.float32)
@@ -150,8 +150,11 @@ def test_expected_gradient_is_the_exact_one(valid: list[bool] | None, share: flo
     @jax.jit
     def estimate(params: nnx.State) -> nnx.State:
         """The gradient is linear in the losses, so the weights may be put inside."""
-        loss = jax.vmap(lambda batch, params: reinforce_loss(params, POLICY, batch, NO_BONUS)[0], in_axes=(0, None))
-        return jax.grad(lambda params: jnp.sum(weights * loss(batches, params)))(params)
+
+        def loss(params: nnx.State) -> jax.Array:
+            return jax.vmap(lambda *batch: reinforce_loss(params, POLICY, Decisions(*batch), NO_BONUS)[0])(*batches)
+
+        return jax.grad(lambda params: jnp.sum(weights * loss(params)))(params)
 
     exact = jax.jit(jax.grad(lambda params: jnp.sum(sequence_probabilities(params) * REWARDS)))(POLICY.params)
     assert norm(exact) > 0.05

@@ -175,8 +175,8 @@ def test_what_is_not_above_the_best_action_alone_is_not_kept() -> None:
     assert history[0]["validation_by_action"] == alone
     assert alone[0] == 1.0 > max(*alone[1:], *(metrics["validation_reward"] for metrics in history))
     assert float(states[-1].best_reward) == 1.0
-    features = np.random.default_rng(0).normal(scale=100, size=(50, 4)).astype(np.float32)
-    assert (jax.nn.softmax(states[-1].best.logits(features))[:, 0] == 1.0).all()
+    features = np.random.default_rng(0).normal(scale=100, size=(50, 10)).astype(np.float32)
+    assert (jax.nn.softmax(states[-1].best.logits(jax.numpy.asarray(features)))[:, 0] == 1.0).all()
 
 
 def test_validation_is_pass_at_b_of_what_is_known() -> None:
@@ -296,7 +296,7 @@ def test_what_is_not_finite_stops_the_run(cause: str, named: str, monkeypatch: p
     asked, budgets = draw_questions(12, SETTINGS, 3)
     np.testing.assert_array_equal(batch["questions"], asked)
     np.testing.assert_array_equal(batch["budgets"], budgets)
-    assert batch["features"].shape == (batch["decisions"].sum(), 4)
+    assert batch["features"].shape == (batch["decisions"].sum(), 10)
     assert np.isfinite(batch["features"]).all() == (cause != "feature")
     assert np.isfinite(batch["rewards"]).all() == (cause != "reward")
     assert {"tokens", "lengths", "actions", "valid"} <= set(batch)
