@@ -96,6 +96,12 @@ def load_gguf(
     return (metadata, config, *build(config, renamed, file, dtype, mesh))
 
 
+def gguf_config(file: Path) -> LMConfig:
+    """The shape of the model in a GGUF file, whose weights are not read. Raises what `load_gguf` raises."""
+    metadata, stored = read_header(file)
+    return _config(metadata, set(stored), file)
+
+
 def read_header(file: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """Metadata and tensors (under GGUF's names) of a GGUF file.
 
