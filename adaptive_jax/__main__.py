@@ -149,12 +149,43 @@ class Export:
         return f"{address} has it: custom_generate={name!r}, or aj.load_adapter({name!r})\n", True
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a rollout needs of a device's memory; nothing is loaded.
+
+    Attributes:
+        model: as the experiments take it; of a hub id, config.json alone is downloaded.
+        rows: completions side by side.
+        budget: the largest token budget.
+        prompt: tokens of the longest prompt.
+        dtype: of weights and cache (float32 on a CPU, bfloat16 on a GPU or TPU).
+    """
+
+    model: str
+    rows: int = 128
+    budget: int = 1024
+    prompt: int = 512
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __call__(self) -> tuple[str, bool]:
+        import jax.numpy as jnp
+
+        from adaptive_jax.decoding.memory import described, memory
+        from adaptive_jax.lm.model import load_config
+
+        config, dtype = load_config(self.model), jnp.dtype(self.dtype)
+        need = memory(config, rows=self.rows, prompt=self.prompt, budget=self.budget, dtype=dtype)
+        asked = f"{self.rows} rows of {self.prompt} + {self.budget} tokens, {self.dtype}"
+        return described(need, f"{self.model}: {asked}"), True
+
+
 VERBS: dict[str, Callable[..., Any]] = {
     "inspect": Inspect,
     "report": Report,
     "audit-grader": AuditGrader,
     "rollout": Rollout,
     "export": Export,
+    "memory": Memory,
 }
 
 

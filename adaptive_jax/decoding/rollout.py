@@ -95,6 +95,19 @@ def rollout(
     return _Rollout(decoder, policy, prompts, key, stop_ids, *sizes, prefixes, logprobs, on_progress, on_ended).run()
 
 
+def ring_sizes(longest: int, budget: int, chunk: int) -> tuple[int, int]:
+    """Columns of the ring that a rollout begins with, and of the one that holds the longest completion.
+
+    Args:
+        longest: tokens of the longest prompt.
+        budget: the largest one.
+        chunk: steps between two looks of the host.
+    """
+    width, part = prefill_width(longest), max(budget // SHORT_SHARE, chunk)
+    short, long = round_up(width + part), round_up(width + budget)
+    return (short if part >= SHORT_BUDGET and short <= WORTH_CHANGING * long else long), long
+
+
 class _Rollout:
     """One call of `rollout`; completion n is number n % G of prompt n // G."""
 
@@ -134,11 +147,7 @@ class _Rollout:
         self._resumable: deque[Batch] = deque()  # suspended completions that fit the ring
         self._swap_space: SwapSpace | None = None  # those that have outgrown it
         self._parked: list[Batch] = []  # those that were too long for it at its start
-        width, budget = prefill_width(longest), max(prompt.budget for prompt in prompts)
-        self._long = round_up(width + budget)
-        part = max(budget // SHORT_SHARE, chunk)
-        short = round_up(width + part)
-        self._short = short if part >= SHORT_BUDGET and short <= WORTH_CHANGING * self._long else self._long
+        self._short, self._long = ring_sizes(longest, max(prompt.budget for prompt in prompts), chunk)
         self._start(rows, self._short)
 
     def run(self) -> Trajectory:

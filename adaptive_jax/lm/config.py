@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptive_jax.lm.families import FAMILIES, UNSUPPORTED, Family, late_layers_slide, none_slides
+from adaptive_jax.lm.families import FAMILIES, SWITCHED, UNSUPPORTED, Family, none_slides, rotated_layers
 from adaptive_jax.lm.rope import RopeConfig, positive
 
 SUPPORTED = f"choose a model of {', '.join(family.architecture for family in FAMILIES.values())}"
@@ -133,6 +133,12 @@ class LMConfig:
         if heads % kv_heads:
             raise ValueError(f"{where}: 'num_attention_heads' {heads} is not a multiple of 'num_key_value_heads' {kv_heads}")
         rope, local = _ropes(config, form, where)
+        if rope.kind == "longrope":  # its factors for longer texts would change what is in the cache
+            sizes["max_positions"] = min(sizes["max_positions"], rope.original_max_position)
+            for name in ("short_factor", "long_factor"):
+                if 2 * len(getattr(rope, name)) != rope.rotated(head_dim):
+                    pairs = rope.rotated(head_dim) // 2
+                    raise ValueError(f"{where}: {name!r} has {len(getattr(rope, name))} numbers for {pairs} pairs of channels")
         if rope.rotated(head_dim) % 2:
             raise ValueError(f"{where}: 'head_dim' {head_dim} is odd; rotary position needs pairs of channels")
         if config.get("rms_norm_eps") is None:
@@ -192,7 +198,7 @@ class LMConfig:
         if form.slides is not none_slides:
             content["sliding_window"] = self.window
             content["layer_types"] = [SLIDING if slides else FULL for slides in self.sliding or [False] * self.num_layers]
-        if form.slides is late_layers_slide:
+        if form.slides in SWITCHED:
             content["use_sliding_window"] = self.window is not None
         if self.local_rope is not None:
             content["rope_local_base_freq"] = self.local_rope.theta
@@ -230,23 +236,26 @@ def _ropes(config: Mapping[str, Any], form: Family, where: Path | str) -> tuple[
 
 def _sliding(config: Mapping[str, Any], form: Family, layers: int, where: Path | str) -> tuple[bool, ...]:
     """L flags, which layers attend through the window; empty if none does."""
-    if form.slides is none_slides or config.get("sliding_window") is None:
-        return ()
     kinds = config.get("layer_types")
-    if form.slides is late_layers_slide and not kinds and not config.get("use_sliding_window"):
-        return ()
     if kinds and (len(kinds) != layers or set(kinds) - {SLIDING, FULL}):
         said = f"{len(kinds)} entries of {sorted(set(kinds))}"
         raise ValueError(f"{where}: 'layer_types' has {said}; {layers} of {SLIDING!r} or {FULL!r} were expected")
+    if form.slides is none_slides:
+        return ()
+    if config.get("sliding_window") is None or (form.slides in SWITCHED and not config.get("use_sliding_window")):
+        if kinds and SLIDING in kinds:
+            raise ValueError(
+                f"{where}: 'layer_types' has {SLIDING!r}, but 'sliding_window' is missing or 'use_sliding_window' off"
+            )
+        return ()
     sliding = tuple(kind == SLIDING for kind in kinds) if kinds else tuple(form.slides(config, layers))
     return sliding if any(sliding) else ()
 
 
 def _unrotated(config: Mapping[str, Any], layers: int, where: Path | str) -> tuple[bool, ...]:
     """L flags, which layers have no rotary position; empty if none."""
-    every = config.get("no_rope_layer_interval") or 4
-    rotated = config.get("no_rope_layers") or [(i + 1) % every != 0 for i in range(layers)]
-    if not isinstance(rotated, list) or len(rotated) < layers:
-        raise ValueError(f"{where}: 'no_rope_layers' is {rotated!r}; a list of {layers} entries, 0 or 1, was expected")
+    rotated = rotated_layers(config, layers)
+    if len(rotated) < layers:
+        raise ValueError(f"{where}: 'no_rope_layers' has {len(rotated)} entries; {layers}, each 0 or 1, were expected")
     unrotated = tuple(not rotates for rotates in rotated[:layers])
     return unrotated if any(unrotated) else ()

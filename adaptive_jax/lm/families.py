@@ -26,9 +26,23 @@ def late_layers_slide(config: Config, layers: int) -> list[bool]:
     return [i >= first for i in range(layers)]
 
 
+def unrotated_layers_slide(config: Config, layers: int) -> list[bool]:
+    """SmolLM3: with `use_sliding_window`, the layers without rotary position."""
+    return [not rotated for rotated in rotated_layers(config, layers)]
+
+
+def rotated_layers(config: Config, layers: int) -> list[bool]:
+    """Which layers have rotary position, by `no_rope_layers` or else by `no_rope_layer_interval`."""
+    every = config.get("no_rope_layer_interval") or 4
+    return [bool(flag) for flag in config.get("no_rope_layers") or [(i + 1) % every for i in range(layers)]]
+
+
 def none_slides(config: Config, layers: int) -> list[bool]:
     """No layer slides."""
     return [False] * layers
+
+
+SWITCHED = (late_layers_slide, unrotated_layers_slide)  # where windows are off unless `use_sliding_window` is set
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,15 @@ FAMILIES: dict[str, Family] = {
         theta=1_000_000.0,
         **GEMMA,  # type: ignore[arg-type]
     ),
-    "smollm3": Family("SmolLM3ForCausalLM", attention_bias=True, mlp_bias=True, unrotated=True, theta=2_000_000.0, tied=True),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        attention_bias=True,
+        mlp_bias=True,
+        unrotated=True,
+        slides=unrotated_layers_slide,
+        theta=2_000_000.0,
+        tied=True,
+    ),
     "olmo2": Family("Olmo2ForCausalLM", attention_bias=True, qk_norm="projection", norms="after", theta=500_000.0),
     "olmo3": Family(
         "Olmo3ForCausalLM",

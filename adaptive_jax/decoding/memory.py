@@ -1,0 +1,91 @@
+"""How much memory a rollout needs, from the model's shape alone: nothing is loaded or compiled."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from adaptive_jax.decoding.rollout import ring_sizes
+from adaptive_jax.lm.config import LMConfig
+from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.lm.weights import shapes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes.
+
+    Attributes:
+        weights: the parameters.
+        cache: the ring of keys and values for the longest prompt and budget.
+        step: what a decoding step computes and lets go again.
+        growth: what is there besides for a moment when the short ring's rows go over to the long one.
+    """
+
+    weights: int
+    cache: int
+    step: int
+    growth: int
+
+    @property
+    def decoding(self) -> int:
+        """While the loop decodes over the long ring."""
+        return self.weights + self.cache + self.step
+
+    @property
+    def most(self) -> int:
+        """At any moment."""
+        return self.weights + self.cache + max(self.step, self.growth)
+
+
+def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.dtype, chunk: int = 16) -> Memory:
+    """What a rollout with one policy needs on one device.
+
+    Args:
+        config: the model's shape.
+        rows: completions side by side.
+        prompt: tokens of the longest prompt.
+        budget: the largest token budget.
+        dtype: of parameters and cache.
+        chunk: as `rollout` takes it.
+
+    Raises:
+        ValueError: rows, prompt or budget is below 1, or prompt and budget exceed the model's context.
+    """
+    for name, value in (("rows", rows), ("prompt", prompt), ("budget", budget)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
+    if prompt + budget > config.max_positions:
+        raise ValueError(
+            f"a prompt of {prompt} tokens and a budget of {budget} exceed the model's context of {config.max_positions}: "
+            "lower one of them"
+        )
+    short, long = ring_sizes(prompt, budget, min(chunk, budget))
+    ring = partial(KVCache.zeros, config, rows, dtype=dtype)
+    cache, before = (_bytes(jax.eval_shape(lambda size=size: ring(size=size))) for size in (long, short))
+    # what XLA keeps at one time of a step, as its own reports show: logits with the sampling kernel's parts of them, or the
+    # MLP's three activations, or the scores before and behind softmax
+    logits = 4 * rows * config.vocab_size * 4 // 3
+    mlp = 3 * rows * config.intermediate_size * dtype.itemsize
+    scores = 2 * 4 * rows * config.num_heads * long
+    growth = 0 if short == long else 2 * before
+    return Memory(_bytes(nnx.state(shapes(config, dtype))), cache, max(logits, mlp, scores), growth)
+
+
+def described(need: Memory, name: str) -> str:
+    """A few lines for people."""
+    parts = {
+        "weights": need.weights,
+        "keys and values": need.cache,
+        "a decoding step": need.step,
+        "while decoding": need.decoding,
+        "at most (the ring grows)": need.most,
+    }
+    return f"{name}\n" + "".join(f"  {part:<26}{size / 2**30:9.3f} GiB\n" for part, size in parts.items())
+
+
+def _bytes(tree: object) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
