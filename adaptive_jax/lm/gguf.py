@@ -236,6 +236,7 @@ def _config(metadata: dict[str, Any], tensors: set[str], file: Path) -> LMConfig
         "output_bias": "blk.0.attn_output.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
+    switches: dict[str, Any] = {**biases, **ARCHITECTURES[name]}
     return LMConfig(
         family=name,
         vocab_size=len(need("tokenizer.ggml.tokens")),
@@ -249,7 +250,7 @@ def _config(metadata: dict[str, Any], tensors: set[str], file: Path) -> LMConfig
         norm_eps=need(f"{name}.attention.layer_norm_rms_epsilon"),
         rope=RopeConfig(theta, "linear", need(f"{name}.rope.scaling.factor")) if linear else RopeConfig(theta),
         tie_embeddings="output.weight" not in tensors,
-        **{**biases, **ARCHITECTURES[name]},
+        **switches,
     )
 
 
