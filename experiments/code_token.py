@@ -27,7 +27,7 @@ class CodeToken(MathToken):
     model: str = "fork"
     dataset: str = "fork_programs"
     limit: int = 300
-    train_limit: int | None = 128
+    train_limit: int | None = 512
     validate_every: int = 20
     budget: tuple[int, ...] = (10, 24)
     cot: Cot = "none"

@@ -29,7 +29,7 @@ from adaptive_jax.evaluation.evaluate import Scores, evaluate
 from adaptive_jax.evaluation.figures import budget_figure, training_figure
 from adaptive_jax.evaluation.results import Row, budget_rows, caption, markdown_table, results_json, sample_size
 from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
-from adaptive_jax.evaluation.statistics import mean_of_known
+from adaptive_jax.evaluation.statistics import mean_of_known, paired_ci95
 from adaptive_jax.evaluation.tables import paper_values, pass_table
 from adaptive_jax.learning.lpo import Rule
 from adaptive_jax.learning.selection import load_actions, setting_name
@@ -54,11 +54,12 @@ from experiments.training import train_stage
 log = logging.getLogger("experiments.math_token")  # __name__ is __main__ under python -m
 
 BEST, MIXED, SCHEDULE, ORACLE = "best static", "mixed static", "hand-written schedule", "oracle"
+BLIND = "token-adapter-no-budget"
 # method -> name, what it sees, how it learns
 ADAPTERS: dict[str, tuple[str, Inputs, Rule]] = {
     "entropy-only": ("entropy-only", "entropy", "reinforce"),
     "lpo": ("LPO", "hidden", "lpo"),
-    "token-adapter-no-budget": ("token adapter, no budget", "hidden", "reinforce"),
+    BLIND: ("token adapter, no budget", "hidden", "reinforce"),
     MAIN: ("token adapter, budget", "hidden+budget", "reinforce"),
 }
 COLUMNS = (BEST, MIXED, "LPO", "token adapter, no budget", "token adapter, budget")  # the paper's
@@ -200,6 +201,7 @@ class Comparison:
         self._samples: dict[Asked, dict[str, list[Sample]]] = {asked: {} for asked in self._evaluated}
         self._behaviour: dict[Asked, dict[str, Any]] = {asked: {} for asked in self._evaluated}
         self._best: Estimates = {}
+        self._estimates: dict[tuple[Asked, str, str], list[np.ndarray]] = {}
 
     def run(self) -> str:
         """Evaluate what learns nothing, train and evaluate the adapters; returns the tables."""
@@ -287,7 +289,21 @@ class Comparison:
             self._rows[dataset] += budget_rows(
                 method, cot, metric, self._config.budgets, values, over, completions=self._config.samples
             )
+            self._estimates[asked, metric, method] = values
         self._report()
+
+    def _worth_of_budget(self, asked: Asked, metric: str) -> str:
+        """What seeing the token budget is worth: one line, once both adapters are there."""
+        both = [(asked, metric, ADAPTERS[method][0]) for method in (MAIN, BLIND)]
+        if not all(key in self._estimates for key in both):
+            return ""
+        seeing, blind = (np.mean(self._estimates[key], axis=(0, 2)) for key in both)  # [Q]
+        gains = (seeing - blind)[~np.isnan(seeing - blind)]
+        low, high = paired_ci95(gains)
+        return (
+            f"{ADAPTERS[MAIN][0]}, over {ADAPTERS[BLIND][0]}, in the mean over token budgets: {100 * gains.mean():+.1f} points "
+            f"[{100 * low:+.1f}, {100 * high:+.1f}], the same interval.\n"
+        )
 
     def _report(self, *, figures: bool = False) -> str:
         """Write results.json, samples.jsonl, results.md and the figures (transfer- for --eval-dataset). Returns the tables."""
@@ -300,7 +316,7 @@ class Comparison:
             self._run.write_json(f"{prefix}behaviour.json", {cot: self._behaviour[dataset, cot] for cot in self._config.cots})
             for metric, cot in itertools.product(self._config.metrics, self._config.cots):
                 own = [row for row in rows if row.metric == metric and row.cot == cot]
-                texts += [caption(name, dataset, own), markdown_table(own)]
+                texts += [caption(name, dataset, own), markdown_table(own), self._worth_of_budget((dataset, cot), metric)]
             shown = [row for column in COLUMNS for row in rows if row.method == column]
             metrics, paper = self._config.metrics, paper_values(name, dataset, COLUMNS[-1])
             texts += [LAYOUT.format(sample_size(shown)), pass_table(shown, metrics, paper)] if shown else []
