@@ -23,6 +23,7 @@ import jax
 
 from adaptive_jax.runs.directory import environment
 from experiments.bench.against import configs, generate
+from experiments.bench.bandwidth import bandwidth
 from experiments.bench.learner import learner
 from experiments.bench.looks import looks
 from experiments.bench.measure import Findings
@@ -53,6 +54,7 @@ Bar = Literal[
     "cost_256_over_32_rows",
     "learner_share",
     "rollout_over_memory",
+    "step_over_bandwidth",
 ]
 PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     step: ("step_over_matmuls", "sampler_share", "adapter_overhead"),
@@ -64,6 +66,7 @@ PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     scaling: ("cost_256_over_32_rows",),
     learner: ("learner_share",),
     files: ("rollout_over_memory",),
+    bandwidth: ("step_over_bandwidth",),
 }
 MEANING: dict[Bar, str] = {
     "step_over_matmuls": "a step with the token adapter, over its bare matmuls",
@@ -83,6 +86,7 @@ MEANING: dict[Bar, str] = {
     "cost_256_over_32_rows": "cost of a useful token at 256 rows over that at 32",
     "learner_share": "share of the learner in a training iteration",
     "rollout_over_memory": "tokens per second of the verb rollout, with grades and files, over those of a rollout in memory",
+    "step_over_bandwidth": "a step over the time in which the card's memory gives its weights and cache; for accelerators",
 }
 
 
