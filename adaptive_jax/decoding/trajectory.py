@@ -27,6 +27,7 @@ class Trajectory:
         top_probability: float32 [N, T], before the action.
         features: [M, F], what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
         row_steps: how many row-steps the loop computed for these completions, idle ones included.
+        columns: how many cache columns attention read in these row-steps: each reads the whole ring.
         prompt_tokens: how many prompt tokens were computed.
         logprobs, model_logprobs: float32 [N, T], of each token, in nats: in the distribution that it was drawn from, after
             temperature and filters, and in the model's, before them. None where they were not asked for.
@@ -42,6 +43,7 @@ class Trajectory:
     top_probability: np.ndarray
     features: np.ndarray
     row_steps: int
+    columns: int
     prompt_tokens: int
     logprobs: np.ndarray | None = None
     model_logprobs: np.ndarray | None = None
@@ -87,7 +89,7 @@ class TrajectoryBuilder:
         self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
         self._features: list[np.ndarray] = []
         self._places: list[np.ndarray] = []  # of the features' decisions in the flattened [N, T]
-        self.row_steps = 0
+        self.row_steps = self.columns = 0
         self.prompt_tokens = 0
 
     def last_tokens(self, completions: np.ndarray) -> np.ndarray:
@@ -98,14 +100,17 @@ class TrajectoryBuilder:
         """New tokens so far, int32 [M, T], and how many they are, int32 [M], of completions int [M]."""
         return self._arrays["token"][numbers], self.lengths[numbers]
 
-    def count(self, alive: np.ndarray, row_completion: np.ndarray) -> "Drawn":
+    def count(self, alive: np.ndarray, row_completion: np.ndarray, size: int) -> "Drawn":
         """Count a chunk's tokens; `store` has to be told of them next.
 
         Args:
             alive: bool [C, R], see `StepOutput`.
             row_completion: int [R], the completion that each row went on with, -1 for none.
+            size: columns of the ring.
         """
-        self.row_steps += int(alive.any(axis=1).sum()) * alive.shape[1]
+        row_steps = int(alive.any(axis=1).sum()) * alive.shape[1]
+        self.row_steps += row_steps
+        self.columns += row_steps * size
         steps, rows = np.nonzero(alive)
         completion = row_completion[rows]
         place = self.lengths[completion] + steps
@@ -137,6 +142,7 @@ class TrajectoryBuilder:
             top_probability=self._arrays["top_probability"],
             features=np.concatenate(self._features)[order],
             row_steps=self.row_steps,
+            columns=self.columns,
             prompt_tokens=self.prompt_tokens,
             logprobs=self._arrays.get("logprob"),
             model_logprobs=self._arrays.get("model_logprob"),
