@@ -23,12 +23,14 @@ import jax
 
 from adaptive_jax.runs.directory import environment
 from experiments.bench.against import configs, generate
+from experiments.bench.bandwidth import bandwidth
 from experiments.bench.learner import learner
 from experiments.bench.looks import looks
 from experiments.bench.measure import Findings
 from experiments.bench.opponent import TRANSFORMERS, TUNIX, checked_interpreter
 from experiments.bench.ragged import prefill, ragged, scaling
 from experiments.bench.rollouts import files
+from experiments.bench.schedule import schedule
 from experiments.bench.step import step
 from experiments.bench.subject import Subject, load_decoder
 from experiments.launching import exit_on_usage_error, launch
@@ -51,8 +53,12 @@ Bar = Literal[
     "configs_vs_tunix",
     "configs_compiles",
     "cost_256_over_32_rows",
+    "cost_long_tail",
+    "columns_over_ideal",
+    "shared_prefix_tokens",
     "learner_share",
     "rollout_over_memory",
+    "step_over_bandwidth",
 ]
 PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     step: ("step_over_matmuls", "sampler_share", "adapter_overhead"),
@@ -61,9 +67,11 @@ PARTS: dict[Callable[[Subject], Findings], tuple[Bar, ...]] = {
     looks: ("short_answers_vs_fixed", "short_answers_useful", "worked_vs_fixed"),
     prefill: ("prompt_tokens_per_prompt",),
     configs: ("configs_vs_tunix", "configs_compiles"),
-    scaling: ("cost_256_over_32_rows",),
+    scaling: ("cost_256_over_32_rows", "cost_long_tail"),
+    schedule: ("columns_over_ideal", "shared_prefix_tokens"),
     learner: ("learner_share",),
     files: ("rollout_over_memory",),
+    bandwidth: ("step_over_bandwidth",),
 }
 MEANING: dict[Bar, str] = {
     "step_over_matmuls": "a step with the token adapter, over its bare matmuls",
@@ -81,8 +89,12 @@ MEANING: dict[Bar, str] = {
     "configs_vs_tunix": "Tunix's time for the 132 configurations it has, 16 prompts, over ours for all 180; with compilations",
     "configs_compiles": "compilations of the loop for all 180 configurations",
     "cost_256_over_32_rows": "cost of a useful token at 256 rows over that at 32",
+    "cost_long_tail": "cost of a useful token at mean 32 and longest 256 over that of 32 each",
+    "columns_over_ideal": "cache columns that attention reads over completions' own, mean 840, longest 8192",
+    "shared_prefix_tokens": "how often a beginning of 512 tokens that 1,000 prompts share is computed",
     "learner_share": "share of the learner in a training iteration",
     "rollout_over_memory": "tokens per second of the verb rollout, with grades and files, over those of a rollout in memory",
+    "step_over_bandwidth": "a step over the time in which the card's memory gives its weights and cache; for accelerators",
 }
 
 

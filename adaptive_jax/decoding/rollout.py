@@ -172,7 +172,7 @@ class _Rollout:
                 logprobs=self._logprobs,
             )
             self._take_in()  # what the chunk before has drawn, while this one is computed
-            drawn = self._harvest.count(self._replicas.join(outputs.alive, 1), self._row)
+            drawn = self._harvest.count(self._replicas.join(outputs.alive, 1), self._row, self._size)
             over = np.flatnonzero(self._busy & ~self._replicas.join(self._state.alive))
             self._drawn = outputs, drawn, self._row[over]
             self._row[over] = -1

@@ -28,6 +28,7 @@ class Trajectory:
         top_probability: before the action.
         features: what the policy chose from at each decision, in the order of `np.nonzero(decisions)`.
         row_steps: how many row-steps the loop computed for these completions, idle ones included.
+        columns: how many cache columns attention read in these row-steps: each reads the whole ring.
         prompt_tokens: how many prompt tokens were computed.
         logprobs, model_logprobs: of each token, in nats: in the distribution that it was drawn from, after
             temperature and filters, and in the model's, before them. None where they were not asked for.
@@ -43,6 +44,7 @@ class Trajectory:
     top_probability: Float32[np.ndarray, "completions steps"]
     features: Float[np.ndarray, "decisions features"]
     row_steps: int
+    columns: int
     prompt_tokens: int
     logprobs: Float32[np.ndarray, "completions steps"] | None = None
     model_logprobs: Float32[np.ndarray, "completions steps"] | None = None
@@ -88,7 +90,7 @@ class TrajectoryBuilder:
         self._budgets, self._stop_ids = budgets, np.asarray(stop_ids)
         self._features: list[np.ndarray] = []
         self._places: list[np.ndarray] = []  # of the features' decisions in the flattened [N, T]
-        self.row_steps = 0
+        self.row_steps = self.columns = 0
         self.prompt_tokens = 0
 
     def last_tokens(self, completions: Int[np.ndarray, " asked"]) -> Int32[np.ndarray, " asked"]:
@@ -101,14 +103,17 @@ class TrajectoryBuilder:
         """New tokens so far, and how many they are, of completions."""
         return self._arrays["token"][numbers], self.lengths[numbers]
 
-    def count(self, alive: Bool[np.ndarray, "steps rows"], row_completion: Int[np.ndarray, " rows"]) -> "Drawn":
+    def count(self, alive: Bool[np.ndarray, "steps rows"], row_completion: Int[np.ndarray, " rows"], size: int) -> "Drawn":
         """Count a chunk's tokens; `store` has to be told of them next.
 
         Args:
             alive: see `StepOutput`.
             row_completion: the completion that each row went on with, -1 for none.
+            size: columns of the ring.
         """
-        self.row_steps += int(alive.any(axis=1).sum()) * alive.shape[1]
+        row_steps = int(alive.any(axis=1).sum()) * alive.shape[1]
+        self.row_steps += row_steps
+        self.columns += row_steps * size
         steps, rows = np.nonzero(alive)
         completion = row_completion[rows]
         place = self.lengths[completion] + steps
@@ -140,6 +145,7 @@ class TrajectoryBuilder:
             top_probability=self._arrays["top_probability"],
             features=np.concatenate(self._features)[order],
             row_steps=self.row_steps,
+            columns=self.columns,
             prompt_tokens=self.prompt_tokens,
             logprobs=self._arrays.get("logprob"),
             model_logprobs=self._arrays.get("model_logprob"),

@@ -7,6 +7,16 @@ from typing import Literal
 from adaptive_jax.rollouts.columns import GRADED, TYPES
 from adaptive_jax.rollouts.requests import FIELDS
 
+# Rows idle while the last completions of a shard are decoded: about 1% of the time, where each row is filled so many times.
+FILLS = 128
+TOKENS = 1 << 24  # of budget in a shard: at 25 bytes a token it takes 400 MiB of memory
+FEWEST = 4096  # completions of a shard, whatever their budgets
+
+
+def default_shard_size(rows: int, budget: int) -> int:
+    """Completions of a shard, where `rows` are decoded side by side and `budget` is the longest token budget."""
+    return max(min(FILLS * rows, TOKENS // budget), FEWEST)
+
 
 @dataclass(frozen=True)
 class RolloutConfig:
@@ -32,7 +42,8 @@ class RolloutConfig:
         grade: have the completions graded.
         reward: FILE.py:FUNCTION, grades instead of the data set's grader.
         columns: those that are wanted (adaptive_jax/rollouts/columns.py); all if not given.
-        shard_size: rows of a file at most, but whole prompts.
+        shard_size: rows of a file at most, but whole prompts. A kill costs what was drawn of a shard; each shard costs rows
+            that idle at its end. 128 times --rows if not given; fewer where budgets are long, but at least 4096.
         rows: completions decoded side by side.
         shards: I/N: be job I of N, from 0, which share the directory.
         distributed: the processes of this TPU slice, Slurm or Kubernetes job are its jobs, as for the experiments.
@@ -59,7 +70,7 @@ class RolloutConfig:
     grade: bool = False
     reward: str | None = None
     columns: tuple[str, ...] = ()
-    shard_size: int = 4096
+    shard_size: int | None = None
     rows: int = 128
     shards: str | None = None
     distributed: bool = False
@@ -71,8 +82,9 @@ class RolloutConfig:
         if (self.dataset is None) == (self.prompts is None):
             raise ValueError("give one of --dataset and --prompts")
         for name in ("completions", "budget", "shard_size", "rows", "model_parallel"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: give at least 1")
         if self.policy is not None and self.settings:
             flag = next(iter(self.settings)).replace("_", "-")
             raise ValueError(f"--{flag} is of no use with --policy, which chooses the settings: leave one of them out")

@@ -21,12 +21,12 @@ SEED = 0
 CONFIG_PROMPTS, CONFIG_TOKENS = 16, 16
 
 
-def generate(subject: Subject) -> Findings:
+def generate(subject: Subject, dtypes: Sequence[str] = ("float32", "bfloat16")) -> Findings:
     """Bars `vs_generate_float32` and `vs_generate_bfloat16`: tokens per second over those of transformers' `generate`.
 
     Full vocabulary at temperature 1, prefill included on both sides. Ours computes in float32 on a CPU in both.
     """
-    bars: dict[str, float | None] = {"vs_generate_float32": None, "vs_generate_bfloat16": None}
+    bars: dict[str, float | None] = {f"vs_generate_{dtype}": None for dtype in dtypes}
     details: dict[str, Any] = {"rows": subject.rows}
     with subject.opponent(TRANSFORMERS) as other:
         if other is None:
@@ -34,10 +34,9 @@ def generate(subject: Subject) -> Findings:
         details["transformers"] = other.about
         # without bfloat16 units a CPU takes minutes for what takes one in float32: few tokens, one round
         slow = jax.default_backend() == "cpu" and not other.about["bfloat16_units"]
-        for dtype, new_tokens, rounds in (
-            ("float32", subject.new_tokens, 2),
-            ("bfloat16", min(subject.new_tokens, 8) if slow else subject.new_tokens, 1 if slow else 2),
-        ):
+        for dtype in dtypes:
+            few = slow and dtype == "bfloat16"
+            new_tokens, rounds = min(subject.new_tokens, 8) if few else subject.new_tokens, 1 if few else 2
             prompts = subject.prompts(subject.rows, new_tokens)
             ours = functools.partial(_row_steps, subject, prompts)
             theirs = functools.partial(other.generate, [list(prompt.tokens) for prompt in prompts], new_tokens, dtype=dtype)

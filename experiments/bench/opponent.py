@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from adaptive_jax.lm.model import LM
+from flax import nnx
+
+from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.weights import save_hf
 
 ROOT = Path(__file__).parents[2]  # where `experiments` is found
@@ -99,12 +101,13 @@ def available(side: Side, interpreter: str | Path) -> bool:
 
 
 @contextmanager
-def hf_directory(lm: LM) -> Iterator[Path]:
-    """A temporary Hugging Face directory of the model: what both sides load."""
+def hf_directory(config: LMConfig, params: nnx.State, tokenizer: Any = None) -> Iterator[Path]:
+    """A temporary Hugging Face directory of a model, or of a bare shape without a tokenizer: what both sides load."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        save_hf(directory, lm.config, lm.params)
-        lm.tokenizer.save_pretrained(directory)
+        save_hf(directory, config, params)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
         yield directory
 
 

@@ -79,7 +79,7 @@ def in_batches(few: float, many: float, longest: np.ndarray) -> float:
 
 
 def scaling(subject: Subject) -> Findings:
-    """Bar `cost_256_over_32_rows`, and the same for the longest completion at one mean length; useful tokens count.
+    """Bars `cost_256_over_32_rows` and `cost_long_tail`: what a useful token costs with more rows, or with a longer longest.
 
     Two completions a row where all are equally long, sixteen where they are not.
     """
@@ -107,8 +107,8 @@ def scaling(subject: Subject) -> Findings:
         log.info("  %s", table[-1])
     cost = [row["milliseconds_per_useful_token"] for row in table]
     return Findings(
-        {"cost_256_over_32_rows": cost[2] / cost[0]},
-        {"table": table, "cost_longest_256_over_32": cost[4] / cost[0]},
+        {"cost_256_over_32_rows": cost[2] / cost[0], "cost_long_tail": cost[4] / cost[0]},
+        {"table": table},
     )
 
 
@@ -168,7 +168,7 @@ def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryB
     stops = jnp.asarray(work.stop_ids, jnp.int32)
     for _ in range(-(-steps // CHUNK)):
         state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, np.int32(0), size=size, chunk=CHUNK)
-        harvest.store(outputs, harvest.count(np.asarray(outputs.alive), batch.completions))
+        harvest.store(outputs, harvest.count(np.asarray(outputs.alive), batch.completions, size))
     return harvest
 
 

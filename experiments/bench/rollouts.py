@@ -17,11 +17,11 @@ from adaptive_jax.tasks import arithmetic
 from experiments.bench.measure import Findings, alternate, quotient
 from experiments.bench.subject import Subject
 
-PROMPTS, COMPLETIONS, BUDGET, TEMPERATURE = 2048, 8, 96, 0.8
+PROMPTS, COMPLETIONS, BUDGET, TEMPERATURE = 4096, 8, 96, 0.8
 
 
 def files(subject: Subject) -> Findings:
-    """Bar `rollout_over_memory`: on `tiny`, with log-probabilities, grades, checksums and four shards of the default size."""
+    """Bar `rollout_over_memory`: on `tiny`, with log-probabilities, grades, checksums and two shards of the default size."""
     lm = load_lm("tiny")
     environment = Environment(lm, arithmetic.problems("test", PROMPTS), "all")
     prompts = [environment.prompt(index, BUDGET) for index in range(len(environment))]
@@ -43,5 +43,5 @@ def files(subject: Subject) -> Findings:
             config = asked(temperature=TEMPERATURE, budget=BUDGET, grade=True, rows=subject.rows, out=Path(folder) / "rollout")
             rollout_into_files(config)
 
-    times = alternate({"memory": in_memory, "files": into_files}, subject.repeats)
+    times = alternate({"memory": in_memory, "files": into_files}, min(subject.repeats, 3))  # a round takes a minute
     return Findings({"rollout_over_memory": quotient(times, "memory", "files")}, {"seconds": times})

@@ -72,6 +72,43 @@ class ScriptedDecoder:
         return jnp.where(stop, jnp.where(hidden[:, -1:] > 0, 1e9, -1e9), logits)
 
 
+@struct.dataclass
+class BlankDecoder:
+    """`Decoder` that computes nothing: for the loop's own schedule at lengths that no model here could be waited for.
+
+    Its vocabulary is {0, 1}; with `ScriptedDecoder` around it, 1 is the stop token.
+    """
+
+    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+        blank = jnp.zeros((len(tokens), 1))
+        return Prefill(cache=(), last=blank, mean=blank)
+
+    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+        return Prefixes(cache=(), hidden=jnp.zeros((*tokens.shape, 1)), lengths=lengths)
+
+    def prefill_after(
+        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+    ) -> Prefill:
+        return self.prefill(tokens, lengths)
+
+    def empty_cache(self, rows: int, size: int) -> tuple:
+        return ()
+
+    def insert(self, cache: tuple, prompts: tuple, source: jax.Array, cursor: jax.Array) -> tuple:
+        return ()
+
+    def suspend(self, cache: tuple, swap: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
+        return ()
+
+    def step(
+        self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+    ) -> tuple[jax.Array, tuple]:
+        return jnp.zeros((len(tokens), 1)), ()
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        return jnp.zeros((len(hidden), 2))
+
+
 def _first(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
     """int32 [N], the first of int32 [N] tokens that are right-aligned in int32 [N, P]."""
     return jnp.take_along_axis(tokens, (tokens.shape[1] - lengths)[:, None], axis=1)[:, 0]

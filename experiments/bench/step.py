@@ -23,13 +23,13 @@ from experiments.bench.subject import Subject
 STEPS = 8  # timed in one go
 
 
-class _Decoding:
-    """Rows that decode under a policy, a chunk at each call."""
+class Decoding:
+    """Rows that decode under a policy, a chunk at each call; `budget` new tokens in all."""
 
-    def __init__(self, subject: Subject, policy: Policy):
+    def __init__(self, subject: Subject, policy: Policy, budget: int):
         decoder, rows, length = subject.decoder, subject.rows, subject.prompt_tokens
         self._decoder, self._policy = decoder, policy
-        self._size = round_up(length + subject.new_tokens)
+        self.size = round_up(length + budget)
         prompt = loop.prefill(decoder, jnp.ones((1, length), jnp.int32), jnp.full((1,), length, jnp.int32))
         zeros = jnp.zeros((rows,), jnp.int32)
         key = jax.random.key(0)
@@ -41,17 +41,17 @@ class _Decoding:
             step=zeros,
             sequence_action=zeros - 1,
             completion=zeros,
-            budget=zeros + subject.new_tokens,
+            budget=zeros + budget,
             samples=zeros + 1,
             key=jax.random.key_data(loop.completion_keys(key, identities, jnp.arange(rows, dtype=jnp.int32))),
         )
-        empty = loop.empty_state(decoder, key, prompt.last, rows=rows, size=self._size)
+        empty = loop.empty_state(decoder, key, prompt.last, rows=rows, size=self.size)
         self.state = loop.admit(decoder, policy, empty, prompt, everywhere)
 
     def __call__(self) -> object:
         stops, waiting = jnp.zeros((0,), jnp.int32), jnp.int32(0)
         self.state, outputs = loop.decode_chunk(
-            self._decoder, self._policy, stops, self.state, waiting, size=self._size, chunk=STEPS
+            self._decoder, self._policy, stops, self.state, waiting, size=self.size, chunk=STEPS
         )
         return outputs
 
@@ -104,8 +104,8 @@ def step(subject: Subject) -> Findings:
     """Bars `step_over_matmuls`, `sampler_share` and `adapter_overhead`."""
     decoder, rows = subject.decoder, subject.rows
     hidden_size = subject.config.hidden_size
-    adapter = _Decoding(subject, token_adapter(hidden_size, budget_scale=subject.new_tokens))
-    plain = _Decoding(subject, static(1.0))
+    adapter = Decoding(subject, token_adapter(hidden_size, budget_scale=subject.new_tokens), subject.new_tokens)
+    plain = Decoding(subject, static(1.0), subject.new_tokens)
     cache = decoder.empty_cache(rows, round_up(subject.prompt_tokens + subject.new_tokens))
     x = jnp.ones((rows, hidden_size), decoder.model.embedding[...].dtype)
     logits = decoder.logits(adapter.state.hidden)

@@ -15,7 +15,7 @@ from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.rope import RopeConfig
 from adaptive_jax.lm.transformer import Transformer
-from experiments.bench.opponent import Opponent, Side, hf_directory
+from experiments.bench.opponent import TUNIX, Opponent, Side, hf_directory
 
 QWEN3_4B = "qwen3-4b-shape"
 
@@ -59,10 +59,12 @@ class Subject:
     def opponent(self, side: Side) -> Iterator[Opponent | None]:
         """The other side with the same weights, or None where it was not asked for."""
         interpreter = self.interpreters.get(side.name)
-        if interpreter is None or self.lm is None:
+        if interpreter is None or (self.lm is None and side is TUNIX):  # which wants a tokenizer
             yield None
             return
-        with hf_directory(self.lm) as directory, Opponent(side, interpreter, directory) as opponent:
+        tokenizer = None if self.lm is None else self.lm.tokenizer
+        directory = hf_directory(self.config, self.decoder.params, tokenizer)
+        with directory as place, Opponent(side, interpreter, place) as opponent:
             yield opponent
 
 

@@ -44,7 +44,7 @@ def always(action: int) -> TokenAdapter:
 
 def assert_same(left: Trajectory, right: Trajectory) -> None:
     for field in dataclasses.fields(Trajectory):
-        if field.name not in ("row_steps", "prompt_tokens"):
+        if field.name not in ("row_steps", "columns", "prompt_tokens"):
             np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name), err_msg=field.name)
 
 

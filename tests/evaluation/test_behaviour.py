@@ -35,6 +35,7 @@ def trajectory(budgets: np.ndarray) -> Trajectory:
         top_probability=rng.uniform(0.9, 1.0, shape).astype(np.float32),
         features=np.zeros((0, 0), np.float32),
         row_steps=0,
+        columns=0,
         prompt_tokens=0,
     )
 

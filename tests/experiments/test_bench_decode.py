@@ -10,7 +10,7 @@ import pytest
 
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.policies.fixed import static
-from experiments.bench import ragged, subject
+from experiments.bench import ragged, schedule, subject
 from experiments.bench.measure import alternate, compilations, quotient
 from experiments.bench.scripted import ScriptedDecoder, long_tail
 from experiments.bench_decode import MEANING, PARTS, BenchDecode, main
@@ -78,6 +78,13 @@ def test_figures_are_written(tmp_path: Path) -> None:
     content = json.loads(out.read_text())
     assert content["bars"] == bars
     assert content["environment"]["devices"]
+
+
+def test_columns_are_counted_as_attention_reads_them() -> None:
+    """Two rows, a ring of 64 columns: six completions of 3 tokens take 9 steps, whatever their prompts."""
+    assert schedule.columns_of(np.array([1, 3]), 10) == 11 + (11 + 12 + 13)
+    done = schedule._scripted(np.full(6, 3, np.int32), [[index, 5, 5] for index in range(6)], rows=2)
+    assert (done.row_steps, done.columns) == (2 * 9, 2 * 9 * 64)
 
 
 def test_every_bar_has_a_part_and_a_meaning() -> None:

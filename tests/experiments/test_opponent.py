@@ -123,7 +123,7 @@ def test_an_interpreter_is_found_by_a_relative_path_without_following_links(
 
 def test_both_sides_load_what_we_run() -> None:
     lm = load_lm("tiny")
-    with hf_directory(lm) as directory:
+    with hf_directory(lm.config, lm.params, lm.tokenizer) as directory:
         again = load_lm(directory)
     assert not directory.exists()
     assert again.config == lm.config
