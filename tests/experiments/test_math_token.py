@@ -38,7 +38,7 @@ STATIC = ["greedy", "static 0.5", "static 1.25, top-p 0.9"]
 FIXED = [*STATIC, "best static", "mixed static", "hand-written schedule", "oracle"]
 LEARNT = ["entropy-only", "LPO", "token adapter, no budget", "token adapter, budget"]
 METHODS = ["entropy-only", "lpo", "token-adapter-no-budget", "token-adapter-budget"]
-FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed"}
+FIELDS = {"method", "cot", "metric", "budget", "value", "ci95", "n", "seeds", "spread", "by_seed", "completions"}
 CELLS = [("pass@1", 6), ("pass@1", 24), ("pass@1", "mean"), ("pass@2", 6), ("pass@2", 24), ("pass@2", "mean")]
 
 
@@ -184,6 +184,7 @@ def test_results_are_consistent(whole: tuple[Path, str, str], name: str, count: 
         assert 0 <= row["value"] <= 1
         assert row["ci95"] == pytest.approx(1.96 * (row["value"] * (1 - row["value"]) / count) ** 0.5)
         assert row["by_seed"] == [row["value"]]
+        assert row["completions"] == 2
         assert row["spread"] == 0
         assert row["value"] <= rows[method, "pass@2", budget]["value"]
         assert row["value"] <= rows["oracle", metric, budget]["value"] or method not in STATIC
@@ -352,7 +353,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
         ("--samples 8", "--samples 8: give less than --completions, which is 8"),
         ("--skip -1", "--skip -1: give at least 0"),
         ("--actions nowhere.json", "nowhere.json: no such file"),
-        ("--eval-dataset arithmetic", "--eval-dataset arithmetic is --dataset"),
+        ("--eval-dataset forks", "--eval-dataset forks is --dataset"),
         ("--eval-dataset programs", "--eval-dataset programs holds programming problems"),
         ("--checkpoint-every 0", "--checkpoint-every 0: give at least 1"),
         ("--run-dir None --resume", "--resume goes with --run-dir: name the run"),
