@@ -111,6 +111,7 @@ YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 
             {"query_pre_attn_scalar": 224, "final_logit_softcapping": None},
             {"attention_scale": 224, "logit_cap": None},
         ),
+        ("gemma2", {}, {"window": 4096, "score_cap": 50.0, "logit_cap": 30.0, "attention_scale": 256}),
         ("gemma2", {}, {"head_dim": 256, "activation": "gelu_pytorch_tanh", "tie_embeddings": True}),
         ("gemma3_text", {"sliding_window": 512}, {"window": 512, "sliding": (S,) * 5 + (F,), "qk_norm": True}),
         ("gemma3_text", {"sliding_window": 512, "sliding_window_pattern": 2}, {"sliding": (S, F) * 3}),
@@ -124,10 +125,10 @@ YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 
             {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 2e6, "rope_local_base_freq": 500.0},
             {"rope": RopeConfig(2e6, "linear", 8.0), "local_rope": RopeConfig(500.0)},
         ),
-        ("mistral", {"sliding_window": 4096}, {"window": 4096, "sliding": (S,) * 6}),
+        ("mistral", {}, {"window": 4096, "sliding": (S,) * 6}),
         ("mistral", {"sliding_window": None, "head_dim": None}, {"window": None, "sliding": (), "head_dim": 8}),
         ("ministral3", {"sliding_window": None}, {"window": None, "head_dim": 128, "query_growth": 0.0}),
-        ("olmo3", {"sliding_window": 4096}, {"sliding": (S, S, S, F, S, S)}),
+        ("olmo3", {}, {"window": 4096, "sliding": (S, S, S, F, S, S)}),
         (
             "olmo3",
             {"rope_theta": 5e5, "rope_scaling": YARN},
@@ -143,7 +144,9 @@ YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 
         ("llama", {"sliding_window": 16}, {"window": None}),
     ],
 )
-def test_families_read_what_their_files_on_the_hub_say(family: str, entries: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_families_read_their_files_and_assume_what_transformers_assumes(
+    family: str, entries: dict[str, Any], expected: dict[str, Any]
+) -> None:
     config = LMConfig.from_hf(FAMILY[family] | entries, WHERE)
     assert {name: getattr(config, name) for name in expected} == expected
     assert LMConfig.from_hf(config.to_hf(), WHERE) == config
