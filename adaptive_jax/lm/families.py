@@ -97,6 +97,15 @@ class Family:
 
 
 WINDOW = {"sliding_window": 4096}
+QWEN_ASSUMED = WINDOW | {"num_key_value_heads": 32}
+MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 GEMMA_ASSUMED = WINDOW | {"query_pre_attn_scalar": 256, "num_key_value_heads": 4}
 GEMMA = {
     "norms": "both",
@@ -111,9 +120,9 @@ GEMMA = {
 }
 FAMILIES: dict[str, Family] = {
     "llama": Family("LlamaForCausalLM", attention_bias=True, mlp_bias=True),
-    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, slides=late_layers_slide, assumed=WINDOW),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, slides=late_layers_slide, assumed=QWEN_ASSUMED),
     "qwen3": Family(
-        "Qwen3ForCausalLM", attention_bias=True, qk_norm="head", head_dim=128, slides=late_layers_slide, assumed=WINDOW
+        "Qwen3ForCausalLM", attention_bias=True, qk_norm="head", head_dim=128, slides=late_layers_slide, assumed=QWEN_ASSUMED
     ),
     "mistral": Family("MistralForCausalLM", slides=all_slide, assumed=WINDOW | {"num_key_value_heads": 8}),
     "ministral": Family("MinistralForCausalLM", slides=all_slide, assumed=WINDOW | {"num_key_value_heads": 8}),
@@ -123,7 +132,7 @@ FAMILIES: dict[str, Family] = {
         head_dim=128,
         query_growth=True,
         theta=1_000_000.0,
-        assumed={"num_key_value_heads": 8},
+        assumed={"num_key_value_heads": 8, "rope_parameters": MINISTRAL3_ROPE},
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",
@@ -152,7 +161,7 @@ FAMILIES: dict[str, Family] = {
         tied=True,
         assumed={"num_key_value_heads": 4},
     ),
-    "olmo2": Family("Olmo2ForCausalLM", attention_bias=True, qk_norm="projection", norms="after", theta=500_000.0),
+    "olmo2": Family("Olmo2ForCausalLM", attention_bias=True, qk_norm="projection", norms="after"),
     "olmo3": Family(
         "Olmo3ForCausalLM",
         attention_bias=True,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.families import FAMILIES
@@ -127,7 +128,7 @@ YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 
         ),
         ("mistral", {}, {"window": 4096, "sliding": (S,) * 6}),
         ("mistral", {"sliding_window": None, "head_dim": None}, {"window": None, "sliding": (), "head_dim": 8}),
-        ("ministral3", {"sliding_window": None}, {"window": None, "head_dim": 128, "query_growth": 0.0}),
+        ("ministral3", {}, {"window": None, "head_dim": 128, "query_growth": 0.1}),
         ("olmo3", {}, {"window": 4096, "sliding": (S, S, S, F, S, S)}),
         (
             "olmo3",
@@ -150,6 +151,17 @@ def test_families_read_their_files_and_assume_what_transformers_assumes(
     config = LMConfig.from_hf(FAMILY[family] | entries, WHERE)
     assert {name: getattr(config, name) for name in expected} == expected
     assert LMConfig.from_hf(config.to_hf(), WHERE) == config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_s_file_leaves_out_is_what_its_class_in_transformers_takes(family: str) -> None:
+    left_out = ("num_key_value_heads", "hidden_act")
+    short = {key: value for key, value in FAMILY[family].items() if key not in left_out} | {"num_attention_heads": 32}
+    shape = {key: value for key, value in short.items() if key not in ("model_type", "architectures")} | {"hidden_size": 256}
+    whole = CONFIG_MAPPING[family](**shape, pad_token_id=0).to_dict()
+    assert len(whole) > len(short) + 10
+    read = LMConfig.from_hf(whole | {"architectures": short["architectures"]}, WHERE)
+    assert LMConfig.from_hf(short | {"hidden_size": 256}, WHERE) == read
 
 
 def test_a_longrope_model_has_its_original_context() -> None:
