@@ -113,6 +113,7 @@ class LMConfig:
                 f"{where}: 'model_type' {config.get('model_type')!r} with 'architectures' {config.get('architectures')} is not "
                 f"supported; {SUPPORTED}"
             )
+        config = {**form.assumed, **config}
 
         def size(name: str, default: int | None = None) -> int:
             value = config.get(name)

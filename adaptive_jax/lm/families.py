@@ -4,7 +4,7 @@ A new family is a new entry here and a golden file (see the library's README); t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Config = Mapping[str, Any]
@@ -69,6 +69,7 @@ class Family:
         head_dim: where config.json does not say; None for hidden size / heads.
         theta: rotary base where config.json does not say.
         tied: whether the LM head is the embedding, where config.json does not say.
+        assumed: other fields, and what transformers takes for one that config.json leaves out.
     """
 
     architecture: str
@@ -92,8 +93,20 @@ class Family:
     head_dim: int | None = None
     theta: float = 10_000.0
     tied: bool = False
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
+WINDOW = {"sliding_window": 4096}
+QWEN_ASSUMED = WINDOW | {"num_key_value_heads": 32}
+MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+GEMMA_ASSUMED = WINDOW | {"query_pre_attn_scalar": 256, "num_key_value_heads": 4}
 GEMMA = {
     "norms": "both",
     "norm_offset": 1.0,
@@ -107,12 +120,27 @@ GEMMA = {
 }
 FAMILIES: dict[str, Family] = {
     "llama": Family("LlamaForCausalLM", attention_bias=True, mlp_bias=True),
-    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, slides=late_layers_slide),
-    "qwen3": Family("Qwen3ForCausalLM", attention_bias=True, qk_norm="head", head_dim=128, slides=late_layers_slide),
-    "mistral": Family("MistralForCausalLM", slides=all_slide),
-    "ministral": Family("MinistralForCausalLM", slides=all_slide),
-    "ministral3": Family("Ministral3ForCausalLM", slides=all_slide, head_dim=128, query_growth=True, theta=1_000_000.0),
-    "gemma2": Family("Gemma2ForCausalLM", score_capped=True, slides=every_nth_full(2), **GEMMA),  # type: ignore[arg-type]
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, slides=late_layers_slide, assumed=QWEN_ASSUMED),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", attention_bias=True, qk_norm="head", head_dim=128, slides=late_layers_slide, assumed=QWEN_ASSUMED
+    ),
+    "mistral": Family("MistralForCausalLM", slides=all_slide, assumed=WINDOW | {"num_key_value_heads": 8}),
+    "ministral": Family("MinistralForCausalLM", slides=all_slide, assumed=WINDOW | {"num_key_value_heads": 8}),
+    "ministral3": Family(
+        "Ministral3ForCausalLM",
+        slides=all_slide,
+        head_dim=128,
+        query_growth=True,
+        theta=1_000_000.0,
+        assumed={"num_key_value_heads": 8, "rope_parameters": MINISTRAL3_ROPE},
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        score_capped=True,
+        slides=every_nth_full(2),
+        assumed=GEMMA_ASSUMED | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        **GEMMA,  # type: ignore[arg-type]
+    ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
         qk_norm="head",
@@ -120,6 +148,7 @@ FAMILIES: dict[str, Family] = {
         local_rope=True,
         local_theta=10_000.0,
         theta=1_000_000.0,
+        assumed=GEMMA_ASSUMED,
         **GEMMA,  # type: ignore[arg-type]
     ),
     "smollm3": Family(
@@ -130,8 +159,9 @@ FAMILIES: dict[str, Family] = {
         slides=unrotated_layers_slide,
         theta=2_000_000.0,
         tied=True,
+        assumed={"num_key_value_heads": 4},
     ),
-    "olmo2": Family("Olmo2ForCausalLM", attention_bias=True, qk_norm="projection", norms="after", theta=500_000.0),
+    "olmo2": Family("Olmo2ForCausalLM", attention_bias=True, qk_norm="projection", norms="after"),
     "olmo3": Family(
         "Olmo3ForCausalLM",
         attention_bias=True,
@@ -140,6 +170,7 @@ FAMILIES: dict[str, Family] = {
         slides=every_nth_full(4),
         local_rope=True,
         theta=500_000.0,
+        assumed=WINDOW,
     ),
     "phi3": Family("Phi3ForCausalLM", fused=True, slides=all_slide),
 }

@@ -95,11 +95,11 @@ def _forward(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask:
 
 
 def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None) -> LM:
-    """Load a frozen language model of the families Llama, Qwen2 and Qwen3.
+    """Load a frozen language model of one of the families in `adaptive_jax.lm.families`.
 
     Args:
         source: "tiny" or "fork" (the models in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
-            directory, a .gguf file of the Llama architecture, or a hub id.
+            directory, a .gguf file of Llama, Qwen2 or Qwen3, or a hub id.
         dtype: of parameters and matmuls; float32 on CPU and bfloat16 on GPU and TPU if None.
         mesh: with an axis "model", over which the parameters are split (`adaptive_jax.lm.sharding`); each device is sent its
             own part only. None for one device.

@@ -31,6 +31,7 @@ from adaptive_jax.lm.weights import load_hf
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [("llama_llama3", 2), ("qwen2_sharded", 2), ("qwen2_sharded", 4), ("qwen3", 2), ("qwen3_bfloat16", 2), ("tiny", 2)]
+CASES += [("gemma3", 2), ("olmo3", 2), ("smollm3", 2), ("phi3", 2)]  # windows, norms over all heads, weights stored as one
 ROWS, SIZE, CHUNK = 4, 64, 6
 STOP = np.array([1], np.int32)
 

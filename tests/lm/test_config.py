@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 from adaptive_jax.lm.config import LMConfig, read_json
+from adaptive_jax.lm.families import FAMILIES
 from adaptive_jax.lm.rope import RopeConfig
 
 WHERE = "model/config.json"
@@ -92,6 +94,84 @@ def test_a_sliding_window_that_is_off_does_not_matter(entries: dict[str, Any]) -
     assert LMConfig.from_hf(QWEN2 | entries, WHERE) == LMConfig.from_hf(QWEN2, WHERE)
 
 
+FAMILY = {
+    family: {key: value for key, value in LLAMA.items() if key != "hidden_act"}
+    | {"model_type": family, "architectures": [FAMILIES[family].architecture], "num_hidden_layers": 6}
+    for family in FAMILIES
+}
+S, F = True, False
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "attention_factor": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("family", "entries", "expected"),
+    [
+        ("gemma2", {"sliding_window": 4096, "attn_logit_softcapping": 50.0}, {"sliding": (S, F) * 3, "score_cap": 50.0}),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 224, "final_logit_softcapping": None},
+            {"attention_scale": 224, "logit_cap": None},
+        ),
+        ("gemma2", {}, {"window": 4096, "score_cap": 50.0, "logit_cap": 30.0, "attention_scale": 256}),
+        ("gemma2", {}, {"head_dim": 256, "activation": "gelu_pytorch_tanh", "tie_embeddings": True}),
+        ("gemma3_text", {"sliding_window": 512}, {"window": 512, "sliding": (S,) * 5 + (F,), "qk_norm": True}),
+        ("gemma3_text", {"sliding_window": 512, "sliding_window_pattern": 2}, {"sliding": (S, F) * 3}),
+        (
+            "gemma3_text",
+            {"attn_logit_softcapping": 50.0},
+            {"score_cap": None, "rope": RopeConfig(1e6), "local_rope": RopeConfig(1e4)},
+        ),
+        (
+            "gemma3_text",
+            {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 2e6, "rope_local_base_freq": 500.0},
+            {"rope": RopeConfig(2e6, "linear", 8.0), "local_rope": RopeConfig(500.0)},
+        ),
+        ("mistral", {}, {"window": 4096, "sliding": (S,) * 6}),
+        ("mistral", {"sliding_window": None, "head_dim": None}, {"window": None, "sliding": (), "head_dim": 8}),
+        ("ministral3", {}, {"window": None, "head_dim": 128, "query_growth": 0.1}),
+        ("olmo3", {}, {"window": 4096, "sliding": (S, S, S, F, S, S)}),
+        (
+            "olmo3",
+            {"rope_theta": 5e5, "rope_scaling": YARN},
+            {
+                "rope": RopeConfig(5e5, "yarn", 8.0, original_max_position=64, attention_factor=1.2),
+                "local_rope": RopeConfig(5e5),
+            },
+        ),
+        ("smollm3", {}, {"unrotated": (F, F, F, S, F, F), "window": None, "tie_embeddings": True, "rope": RopeConfig(2e6)}),
+        ("smollm3", {"sliding_window": 16, "use_sliding_window": True}, {"window": 16, "sliding": (F, F, F, S, F, F)}),
+        ("smollm3", {"sliding_window": 16, "no_rope_layers": [1] * 6}, {"unrotated": (), "window": None}),
+        ("phi3", {"partial_rotary_factor": 0.75}, {"rope": RopeConfig(partial=0.75), "window": None}),
+        ("llama", {"sliding_window": 16}, {"window": None}),
+    ],
+)
+def test_families_read_their_files_and_assume_what_transformers_assumes(
+    family: str, entries: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    config = LMConfig.from_hf(FAMILY[family] | entries, WHERE)
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert LMConfig.from_hf(config.to_hf(), WHERE) == config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_s_file_leaves_out_is_what_its_class_in_transformers_takes(family: str) -> None:
+    left_out = ("num_key_value_heads", "hidden_act")
+    short = {key: value for key, value in FAMILY[family].items() if key not in left_out} | {"num_attention_heads": 32}
+    shape = {key: value for key, value in short.items() if key not in ("model_type", "architectures")} | {"hidden_size": 256}
+    whole = CONFIG_MAPPING[family](**shape, pad_token_id=0).to_dict()
+    assert len(whole) > len(short) + 10
+    read = LMConfig.from_hf(whole | {"architectures": short["architectures"]}, WHERE)
+    assert LMConfig.from_hf(short | {"hidden_size": 256}, WHERE) == read
+
+
+def test_a_longrope_model_has_its_original_context() -> None:
+    factors = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    entries = {"rope_scaling": factors, "original_max_position_embeddings": 64}
+    assert LMConfig.from_hf(FAMILY["phi3"] | entries, WHERE).max_positions == 64
+    with pytest.raises(ValueError, match="'long_factor' has 3 numbers for 4 pairs of channels"):
+        LMConfig.from_hf(FAMILY["phi3"] | entries | {"rope_scaling": factors | {"long_factor": [2.0] * 3}}, WHERE)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -103,6 +183,8 @@ def test_a_sliding_window_that_is_off_does_not_matter(entries: dict[str, Any]) -
         ({"num_local_experts": 8}, "field 'num_local_experts' asks for a mixture of experts"),
         ({"vision_config": {"depth": 2}}, "field 'vision_config' asks for a vision tower"),
         ({"linear_num_key_heads": 4}, "field 'linear_num_key_heads' asks for linear attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "'sliding_window' is missing or 'use_sliding_window' off"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "'layer_types' has 2 entries of"),
         ({"model_type": "gpt2"}, "'model_type' 'gpt2'"),
         ({"model_type": None}, "'model_type' None"),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import adaptive_jax as aj
 from adaptive_jax.lm.prompts import DIRECT, STEP_BY_STEP, Form, encode, render
@@ -69,3 +70,39 @@ def test_only_plain_text_is_opened_by_the_tokenizer(plain: Any, chat: Any) -> No
     assert encode(Spy(None), "text", 2) == encode(Spy(TEMPLATE), "text", 2) == [1]
     assert added == [True, False]
     assert encode(plain, "", 2) == encode(chat, "", 2) == []
+
+
+# as Gemma's: it spells the first token out, refuses system turns, and wants turns to alternate
+STRICT = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<{{ 'model' if message['role'] == 'assistant' else 'user' }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<model>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, STRICT])
+def test_a_prompt_begins_once_with_the_first_token_as_transformers_begins_it(plain: Any, template: str | None) -> None:
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.bos_token, tokenizer.chat_template = tokenizer.eos_token, template
+    first = tokenizer.bos_token_id
+    begin = TemplateProcessing(single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, first)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    text = render(tokenizer, "How many?", examples=[("1?", "1"), ("2?", "2")])
+    ids = encode(tokenizer, text, len(tokenizer))
+    assert (ids[0], ids.count(first)) == (first, 1)
+    if template is None:
+        assert ids == tokenizer(text)["input_ids"]
+    else:
+        order = STEP_BY_STEP["answer"]
+        turns = [
+            ("user", "1?" + order),
+            ("assistant", "1"),
+            ("user", "2?" + order),
+            ("assistant", "2"),
+            ("user", "How many?" + order),
+        ]
+        chat = [{"role": role, "content": content} for role, content in turns]
+        theirs = tokenizer.apply_chat_template(chat, tokenize=True, add_generation_prompt=True, return_dict=True)
+        assert ids == theirs["input_ids"]

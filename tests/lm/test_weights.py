@@ -30,7 +30,9 @@ def llama(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", ["llama_llama3", "llama_linear", "qwen2_sharded", "qwen3"])
+@pytest.mark.parametrize(
+    "case", ["llama_llama3", "qwen2_sharded", "qwen3", "gemma2", "gemma3", "ministral3", "olmo3", "smollm3", "phi3"]
+)
 def test_saved_parameters_are_read_back_bit_for_bit(case: str, dtype: jnp.dtype, tmp_path: Path) -> None:
     config, graphdef, params = load_hf(GOLDEN / case, dtype=dtype)
     save_hf(tmp_path / "new" / "model", config, params)
