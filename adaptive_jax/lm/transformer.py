@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
 MASKED = -1e30  # finite, so that a row with nothing to attend to gives finite (unused) numbers instead of NaN
+PIECE = 256  # queries that attend at a time
 
 
 @struct.dataclass
@@ -143,14 +144,32 @@ class Attention(nnx.Module):
         return q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
     def attend(self, q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-        """Outputs [B, T, D] of queries [B, T, H, d] over keys [B, K, d, S] and values [B, K, S, d] where mask [B, T, S]."""
+        """Outputs [B, T, D] of queries [B, T, H, d] over keys [B, K, d, S] and values [B, K, S, d] where mask [B, T, S].
+
+        Of more than `PIECE` queries so many are taken at a time: scores [B, H, T, S] of long prompts would be larger than
+        the model.
+        """
+        steps = q.shape[1]
+        if steps <= PIECE:
+            return self.o(self._mixed(q, keys, values, mask))
+
+        def pieces(x: jax.Array) -> jax.Array:
+            """[B, T, ...] -> [N, B, PIECE, ...]; what fills the last piece up sees nothing, and is cut off in the end."""
+            filled = jnp.pad(x, [(0, -steps % PIECE if axis == 1 else 0) for axis in range(x.ndim)])
+            return jnp.moveaxis(filled.reshape(len(x), -1, PIECE, *x.shape[2:]), 1, 0)
+
+        mixed = jax.lax.map(lambda part: self._mixed(part[0], keys, values, part[1]), (pieces(q), pieces(mask)))
+        return self.o(jnp.moveaxis(mixed, 0, 1).reshape(len(q), -1, mixed.shape[-1])[:, :steps])
+
+    def _mixed(self, q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
+        """The heads' mixtures of values, [B, T, H * d]; arguments as for `attend`."""
         rows, steps, _, d = q.shape
         grouped = q.reshape(rows, steps, self.kv_heads, self.heads // self.kv_heads, d).transpose(0, 2, 3, 1, 4)
         scores = jnp.einsum("bkgtd,bkds->bkgts", grouped, keys, preferred_element_type=jnp.float32) / self.scale
         scores = jnp.where(mask[:, None, None], capped(scores, self.cap), MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
         mixed = jnp.einsum("bkgts,bksd->bkgtd", weights, values)
-        return self.o(mixed.transpose(0, 3, 1, 2, 4).reshape(rows, steps, self.heads * d))
+        return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, steps, self.heads * d)
 
 
 class MLP(nnx.Module):
