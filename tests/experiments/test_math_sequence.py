@@ -161,7 +161,7 @@ def test_which_questions_belong_to_which_row(monkeypatch: pytest.MonkeyPatch) ->
     asked = questions(problems, "all") + questions(problems, "none")
     wins = np.random.default_rng(0).random((2, 40, 3, 8)) < 0.5
     embedded = np.arange(40, dtype=np.float32)[:, None]
-    scores = ActionScores(wins, np.arange(40) != 3, np.zeros(5, int))
+    scores = ActionScores(wins.astype(np.float32), np.arange(40) != 3, np.zeros(5, int))
     monkeypatch.setattr("experiments.math_sequence.scored", lambda *_, **__: scores)
     monkeypatch.setattr("experiments.math_sequence.embeddings", lambda _: (embedded, embedded))
     part = Part("test", SimpleNamespace(questions=asked), [], 8, MathSequence(model="tiny", budget=(16, 9)), None)  # type: ignore[arg-type]
