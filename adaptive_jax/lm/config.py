@@ -152,7 +152,8 @@ class LMConfig:
         if config.get("use_bidirectional_attention"):
             raise ValueError(f"{where}: 'use_bidirectional_attention' is set: that is no language model that decodes")
         sliding = _sliding(config, form, layers, where)
-        growth = (config.get("rope_parameters") or {}).get("llama_4_scaling_beta") if form.query_growth else None
+        entries = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        growth = entries.get("llama_4_scaling_beta") if form.query_growth else None
         bias = bool(config.get("attention_bias", False)) and form.attention_bias
         return cls(
             family=family,
@@ -201,17 +202,22 @@ class LMConfig:
             content["layer_types"] = [SLIDING if slides else FULL for slides in self.sliding or [False] * self.num_layers]
         if form.slides in SWITCHED:
             content["use_sliding_window"] = self.window is not None
-        if self.local_rope is not None:
+        whole = {"rope_type": "default", **(content["rope_scaling"] or {}), "rope_theta": self.rope.theta}
+        if self.local_rope is not None:  # in the spelling of transformers 4, and of 5
             content["rope_local_base_freq"] = self.local_rope.theta
+            content["rope_parameters"] = {FULL: whole, SLIDING: {"rope_type": "default", "rope_theta": self.local_rope.theta}}
         if form.unrotated:
             content["no_rope_layers"] = [int(not skipped) for skipped in self.unrotated or [False] * self.num_layers]
         if form.capped:
-            content["query_pre_attn_scalar"] = self.attention_scale
+            scale = self.attention_scale
+            content["query_pre_attn_scalar"] = (
+                int(scale) if scale and scale == int(scale) else scale
+            )  # transformers takes integers
             content |= {"attn_logit_softcapping": self.score_cap, "final_logit_softcapping": self.logit_cap}
         if self.rope.kind in ("yarn", "longrope"):
             content["original_max_position_embeddings"] = self.rope.original_max_position
         if form.query_growth:
-            content["rope_parameters"] = {"llama_4_scaling_beta": self.query_growth}
+            content |= {"rope_scaling": None, "rope_parameters": whole | {"llama_4_scaling_beta": self.query_growth}}
         if LMConfig.from_hf(content, "this LMConfig") != self:
             raise ValueError(f"this LMConfig has settings that family {self.family!r} does not have: {self}")
         return content

@@ -10,6 +10,7 @@ from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.families import FAMILIES
 from adaptive_jax.lm.rope import RopeConfig
 
+GOLDEN = Path(__file__).parent / "golden"
 WHERE = "model/config.json"
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -162,6 +163,14 @@ def test_what_a_family_s_file_leaves_out_is_what_its_class_in_transformers_takes
     assert len(whole) > len(short) + 10
     read = LMConfig.from_hf(whole | {"architectures": short["architectures"]}, WHERE)
     assert LMConfig.from_hf(short | {"hidden_size": 256}, WHERE) == read
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in GOLDEN.glob("*/config.json")))
+def test_what_is_written_means_the_same_to_transformers(case: str) -> None:
+    config = LMConfig.from_hf(read_json(GOLDEN / case / "config.json"), case)
+    written = config.to_hf()
+    read = CONFIG_MAPPING[config.family](**written, pad_token_id=0).to_dict() | {"architectures": written["architectures"]}
+    assert LMConfig.from_hf(read, WHERE) == config
 
 
 def test_a_longrope_model_has_its_original_context() -> None:

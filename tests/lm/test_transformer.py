@@ -72,6 +72,20 @@ def test_greedy_texts_are_those_of_transformers(case: str) -> None:
     assert compared > 128
 
 
+def test_a_beginning_that_prompts_share_changes_no_text() -> None:
+    """It is computed once, apart: 40 tokens, longer than the window."""
+    lm, _ = load("gemma3")
+    tokens = np.random.default_rng(0).integers(0, lm.config.vocab_size, (3, 52)).tolist()
+    prompts = [Prompt(str(n), tuple(tokens[0][:40] + own[40:]), 24) for n, own in enumerate(tokens)]
+
+    def greedy(*prompts: Prompt) -> list[int]:
+        done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=4, chunk=8)
+        assert done.prompt_tokens < 3 * 52
+        return done.new_tokens(0).tolist()
+
+    assert greedy(*prompts) == greedy(prompts[0])
+
+
 def test_padding_on_the_right_gives_the_same_logits() -> None:
     lm, expected = load("qwen3")
     tokens, mask = expected["tokens"], expected["mask"]
