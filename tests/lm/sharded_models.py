@@ -3,7 +3,6 @@
 python -m tests.lm.sharded_models DIRECTORY
 """
 
-import dataclasses
 import functools
 import json
 import re
@@ -86,10 +85,11 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     decoder: Decoder = lm.decoder
     policy = aj.static(temperature=0.0)
     one, row, steps = P(), P("data"), P(None, "data")
-    spec = dataclasses.replace(loop.DecodeState(*[row] * len(dataclasses.fields(loop.DecodeState))), cursor=one)
     tokens, _ = texts(lm)
     prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
     empty = functools.partial(loop.empty_state, rows=rows, size=SIZE)
+    shapes = jax.eval_shape(empty, decoder, jax.random.key(0), prefill.last[:1])
+    spec = jax.tree_util.tree_map_with_path(lambda path, _: one if path[0].name == "cursor" else row, shapes)
     state = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
     empty_ring = parts(state.cache)
     state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
