@@ -9,6 +9,7 @@ import optax
 
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.learning.reinforce import leave_one_out, pad_decisions, reinforce_update
+from adaptive_jax.learning.train import TrainSettings
 from adaptive_jax.policies.token import token_adapter
 from experiments.bench.measure import Findings
 from experiments.bench.subject import Subject
@@ -38,7 +39,8 @@ def learner(subject: Subject) -> Findings:
         middle = time.perf_counter()
         completion, at = np.nonzero(done.decisions)
         batch = pad_decisions(done.features, done.actions[completion, at], leave_one_out(rewards).reshape(-1)[completion])
-        adapter, opt_state, _ = reinforce_update(adapter, opt_state, batch, jnp.float32(0.01), optimizer=optimizer)
+        steps = {"optimizer": optimizer, "epochs": TrainSettings.epochs, "clip": TrainSettings.clip}
+        adapter, opt_state, _ = reinforce_update(adapter, opt_state, batch, jnp.float32(0.01), **steps)
         jax.block_until_ready(adapter)
         end = time.perf_counter()
         shares.append((end - middle) / (end - start))

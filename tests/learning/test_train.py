@@ -315,7 +315,11 @@ def test_skipped_updates_with_good_ones_between_are_survived(caplog: pytest.LogC
 
 @pytest.mark.parametrize(
     ("questions", "changes", "message"),
-    [(0, {}, "no questions to train on"), (2, {"completions": 1}, "completions is 1.*at least 2")],
+    [
+        (0, {}, "no questions to train on"),
+        (2, {"epochs": 0}, "epochs is 0: give at least 1"),
+        (2, {"completions": 1}, "completions is 1.*at least 2"),
+    ],
 )
 def test_what_cannot_teach_is_refused(questions: int, changes: dict[str, int], message: str) -> None:
     settings = dataclasses.replace(SETTINGS, **changes)
