@@ -3,8 +3,8 @@
     uv run python -m experiments.math_token
     uv run python -m experiments.math_token --model smollm2 --dataset gsm8k_test.jsonl --limit 64 --budget 96
 
-The paper's main experiment (arXiv 2603.09065, token-level adapter on MATH). By default it runs on the embedded model and its
-arithmetic task, in minutes on two CPU cores. Writes config.json, environment.json, metrics.jsonl, results.json, results.md,
+The paper's main experiment (arXiv 2603.09065, token-level adapter on MATH). By default it runs on the embedded model `fork` and
+its problems, in minutes on two CPU cores. Writes config.json, environment.json, metrics.jsonl, results.json, results.md,
 two figures, checkpoints and the trained adapters into the run directory. The same command with that --run-dir goes on with a
 run that was cut off, and comes to the same bits.
 """
