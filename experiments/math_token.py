@@ -294,8 +294,8 @@ class Comparison:
 
     def _worth_of_budget(self, asked: Asked, metric: str) -> str:
         """What seeing the token budget is worth: one line, once both adapters are there."""
-        both = [(asked, metric, ADAPTERS[method][0]) for method in (MAIN, BLIND)]
-        if not all(key in self._estimates for key in both):
+        both = [(asked, metric, ADAPTERS[method][0]) for method in (MAIN, BLIND) if method in ADAPTERS]
+        if len(both) < 2 or not all(key in self._estimates for key in both):
             return ""
         seeing, blind = (np.mean(self._estimates[key], axis=(0, 2)) for key in both)  # [Q]
         gains = (seeing - blind)[~np.isnan(seeing - blind)]

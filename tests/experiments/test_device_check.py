@@ -44,7 +44,7 @@ def test_parts_are_done_and_sound_on_a_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [device.Sizes(), device.SMALL])
 def test_the_experiments_know_their_flags(sizes: device.Sizes) -> None:
-    assert tyro.cli(MathToken, args=sizes.math_token.split()).model == "tiny"
+    assert tyro.cli(MathToken, args=sizes.math_token.split()).model == "fork"
     asked = tyro.cli(InstructionsToken, args=sizes.instructions_token.split())
     assert asked.model == ("tiny" if sizes is device.SMALL else "smollm2")
 
