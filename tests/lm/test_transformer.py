@@ -1,6 +1,5 @@
 """The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
 
-import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -59,17 +58,11 @@ def test_greedy_texts_are_those_of_transformers(case: str) -> None:
     """64 tokens of four prompts through two rows, from a short ring into a long one: beyond windows and original contexts."""
     lm, expected = load(case)
     rows = zip(expected["tokens"], expected["mask"], strict=True)
-    prompts = [Prompt(str(n), tuple(tokens[mask].tolist()), 256) for n, (tokens, mask) in enumerate(rows)]
-    prompts = [dataclasses.replace(prompt, budget=64 + 192 * (n == 0)) for n, prompt in enumerate(prompts)]
+    # the first one's budget makes room for the long ring
+    prompts = [Prompt(str(n), tuple(tokens[mask].tolist()), 64 + 192 * (n == 0)) for n, (tokens, mask) in enumerate(rows)]
     done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
-    rope, compared = lm.config.rope, 0
-    for n, (prompt, continued) in enumerate(zip(prompts, expected["continued"], strict=True)):
-        room = rope.original_max_position - len(prompt.tokens)
-        # transformers' Phi 3 computes its cache anew where a text outgrows the original context
-        end = room if rope.kind == "longrope" and room >= 0 else 64
-        np.testing.assert_array_equal(done.new_tokens(n)[:end], continued[:end])
-        compared += end
-    assert compared > 128
+    for n, continued in enumerate(expected["continued"]):
+        np.testing.assert_array_equal(done.new_tokens(n)[:64], continued)
 
 
 def test_a_beginning_that_prompts_share_changes_no_text() -> None:
