@@ -159,7 +159,7 @@ class Environment:
         """Question `index` at a token budget."""
         return Prompt(self.questions[index].id, self._tokens[index], budget)
 
-    def grading(self, asked: Sequence[int] | np.ndarray, cuts: Sequence[int] | None = None) -> "Grading":
+    def grading(self, asked: Sequence[int] | Int[np.ndarray, " completions"], cuts: Sequence[int] | None = None) -> "Grading":
         """Grades completions, which answer questions `asked`, while others are still decoded."""
         return Grading(self, np.asarray(asked), cuts)
 
@@ -171,7 +171,7 @@ class Environment:
         self,
         tokens: Int32[np.ndarray, "completions steps"],
         lengths: Int[np.ndarray, " completions"],
-        asked: Sequence[int] | np.ndarray,
+        asked: Sequence[int] | Int[np.ndarray, " completions"],
     ) -> list[Grade]:
         """Verdicts on completions, and their rewards.
 
@@ -218,7 +218,9 @@ class Grading:
             self._pending.pop(0).result()
         self._pending.append(self._executor.submit(self._judge, numbers, tokens, lengths))
 
-    def _judge(self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
+    def _judge(
+        self, numbers: Int[np.ndarray, " ended"], tokens: Int32[np.ndarray, "ended steps"], lengths: Int[np.ndarray, " ended"]
+    ) -> None:
         ends = lengths[:, None] if self._cuts is None else np.minimum(lengths[:, None], np.array(self._cuts))
         copies = np.repeat(np.arange(len(numbers)), ends.shape[1])
         grades = self._environment.grades(tokens[copies], ends.reshape(-1), self._asked[numbers[copies]])

@@ -26,6 +26,7 @@ import numpy as np
 from jax._src import distributed  # the store has no public name; orbax uses it as well
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped
 
 from adaptive_jax.lm.sharding import DATA, MODEL
 
@@ -95,7 +96,7 @@ class Replicas:
             return tree
         return jax.tree.map(lambda x: x.reshape(self.count, -1, *x.shape[1:]), tree)
 
-    def join(self, array: jax.Array, axis: int = 0) -> np.ndarray:
+    def join(self, array: Shaped[Array, "..."], axis: int = 0) -> Shaped[np.ndarray, "..."]:
         """The other way round, on the host; `axis` is that of the rows in each replica's array."""
         if self.mesh is None:
             return np.asarray(array)
@@ -147,7 +148,7 @@ class Replicas:
         leaves, structure = jax.tree.flatten(batch)
         shapes = np.split(largest(np.concatenate([x.shape for x in leaves])), np.cumsum([x.ndim for x in leaves])[:-1])
 
-        def spread(x: jax.Array, shape: np.ndarray) -> np.ndarray:
+        def spread(x: Shaped[Array, "..."], shape: Int[np.ndarray, " axes"]) -> Shaped[np.ndarray, "devices share ..."]:
             count, *others = shape.tolist()
             size = (local * math.ceil(count / local), *others)
             padded = np.pad(np.asarray(x), [(0, after - before) for before, after in zip(x.shape, size, strict=True)])
@@ -246,8 +247,8 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def share(count: int) -> np.ndarray:
-    """int [M], which of `count` items are this process's: every one is exactly one process's.
+def share(count: int) -> Int[np.ndarray, " own"]:
+    """Which of `count` items are this process's: every one is exactly one process's.
 
     Raises:
         ValueError: there are fewer items than processes.
@@ -265,8 +266,8 @@ def rows_here(rows: int) -> int:
     return -(-rows // jax.process_count())
 
 
-def gather(own: np.ndarray, count: int) -> np.ndarray:
-    """Arrays of all processes' items, [count, ..], in their order; `own` [M, ..] are those of `share(count)`."""
+def gather(own: Shaped[np.ndarray, "own ..."], count: int) -> Shaped[np.ndarray, "all ..."]:
+    """Arrays of all processes' `count` items, in their order; `own` are those of `share(count)`."""
     if jax.process_count() == 1:
         return own
     everything = np.empty((count, *own.shape[1:]), own.dtype)

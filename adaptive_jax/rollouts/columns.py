@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Num
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.trajectory import Trajectory
@@ -79,7 +80,7 @@ def table(
     inside = np.arange(trajectory.tokens.shape[1]) < trajectory.lengths[:, None]
     offsets = np.concatenate([[0], np.cumsum(trajectory.lengths)]).astype(np.int32)
 
-    def per_token(values: np.ndarray | None) -> pa.Array:
+    def per_token(values: Num[np.ndarray, "completions steps"] | None) -> pa.Array:
         assert values is not None
         return pa.ListArray.from_arrays(offsets, values[inside])
 

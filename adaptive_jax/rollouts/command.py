@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -33,7 +32,7 @@ from adaptive_jax.lm.prompts import decode
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.rollouts.columns import GRADED, LOGPROBS, TYPES, table
 from adaptive_jax.rollouts.config import RolloutConfig, default_shard_size
-from adaptive_jax.rollouts.judging import Judging
+from adaptive_jax.rollouts.judging import Judging, Lengths, Numbers, Tokens
 from adaptive_jax.rollouts.requests import Request, from_file, from_problems
 from adaptive_jax.rollouts.shards import Shards
 from adaptive_jax.runs.adapters import load_adapter
@@ -163,7 +162,7 @@ class _Job:
         return parts
 
     def _judge(
-        self, requests: Sequence[Request], numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+        self, requests: Sequence[Request], numbers: Numbers, tokens: Tokens, lengths: Lengths
     ) -> tuple[list[str], list[Grade]]:
         """Texts and grades, none where nobody asked for them, of the requests' completions `numbers`; see `Judging`."""
         texts = [self._ends.cut(text) for text in decode(self._lm.tokenizer, tokens, lengths)]

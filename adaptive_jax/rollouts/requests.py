@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
@@ -40,7 +41,7 @@ class Request:
     Attributes:
         id: what draws depend on, with the seed and the completion's index.
         text: to be continued, special tokens spelled out.
-        tokens: int32 [P].
+        tokens: of `text`.
         budget: token budget b.
         setting: in the order of `FIELDS`; None leaves it to the rollout's policy.
         problem: what is graded.
@@ -48,7 +49,7 @@ class Request:
 
     id: str
     text: str
-    tokens: np.ndarray
+    tokens: Int32[np.ndarray, " tokens"]
     budget: int
     setting: Setting | None
     problem: Problem
@@ -167,5 +168,5 @@ def _worded(lm: LM, messages: Any) -> str:
         raise MalformedRow(f"the chat template fails on field 'messages': {type(error).__name__}: {error}") from error
 
 
-def _tokens(lm: LM, text: str) -> np.ndarray:
+def _tokens(lm: LM, text: str) -> Int32[np.ndarray, " tokens"]:
     return np.asarray(encode(lm.tokenizer, text, lm.config.vocab_size), np.int32)

@@ -24,7 +24,8 @@ def test_completions_are_judged_in_batches_and_stand_in_their_order() -> None:
         judging = Judging(judge, 1000, thread)
         for start in range(0, 1000, 3):
             numbers = order[start : start + 3]
-            judging.add(numbers, np.stack([numbers, np.full_like(numbers, 9)], axis=1), np.ones_like(numbers))
+            tokens = np.stack([numbers, np.full_like(numbers, 9)], axis=1).astype(np.int32)
+            judging.add(numbers, tokens, np.ones(len(numbers), np.int32))
         judging.submit()
         texts, grades = judging.result()
     assert texts == [f"text {number}" for number in range(1000)]
@@ -39,11 +40,11 @@ def test_a_grader_that_gives_up_stops_the_rollout_soon() -> None:
 
     with ThreadPoolExecutor(1) as thread:
         judging = Judging(judge, 10 * BATCH, thread)
-        batch = np.arange(BATCH)
-        judging.add(batch, batch[:, None], np.ones_like(batch))
+        ended = np.arange(BATCH), np.zeros((BATCH, 1), np.int32), np.ones(BATCH, np.int32)
+        judging.add(*ended)
         thread.submit(int).result()  # what was in line before is over
         with pytest.raises(RuntimeError, match="no reward is ever given"):
-            judging.add(batch, batch[:, None], np.ones_like(batch))
+            judging.add(*ended)
 
 
 @pytest.mark.parametrize(
