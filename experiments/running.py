@@ -91,7 +91,7 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
         sys.exit(1)
     finally:
         trackers.close()
-        run.close()
+        run.close(folders=config.log_to)
 
 
 def _kept_batch(run: RunDirectory, batch: dict[str, np.ndarray]) -> str:

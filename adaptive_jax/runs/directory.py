@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -36,7 +36,7 @@ from adaptive_jax.runs.records import (
     replace_leaves,
 )
 from adaptive_jax.runs.stopping import Stop, Stopped
-from adaptive_jax.runs.sums import Sums
+from adaptive_jax.runs.sums import SUMS, Sums
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class RunDirectory:
         self.stop.agree()
 
         def saved() -> dict[str, np.ndarray]:
-            checkpoints.save(0, result, self._facts(name, inputs=digest))
+            self._save(checkpoints, 0, result, self._facts(name, inputs=digest))
             return result
 
         return on_main_process(saved)  # of several processes, all go on with the result that is on disk
@@ -164,7 +164,7 @@ class RunDirectory:
         def save() -> None:
             nonlocal saved
             if state.update != saved:
-                on_main_process(lambda: checkpoints.save(state.update, named_leaves(state), self._facts(name)))
+                on_main_process(lambda: self._save(checkpoints, state.update, named_leaves(state), self._facts(name)))
                 saved = state.update
 
         try:
@@ -204,10 +204,20 @@ class RunDirectory:
         if self._files is not None:
             self._files.write(name, write)
 
-    def close(self) -> None:
-        """Let go of the directory."""
+    def close(self, folders: Iterable[str] = ()) -> None:
+        """Let go of the directory.
+
+        Args:
+            folders: those of it into which others, such as trackers, have written; they are done.
+        """
         if self._files is not None:
-            self._files.close()
+            self._files.close(folders)
+
+    def _save(self, checkpoints: Checkpoints, number: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Save a checkpoint of a stage; for process 0."""
+        assert self._files is not None
+        checkpoints.save(number, arrays, facts)
+        self._files.has_stage(checkpoints.directory.name)
 
     def _facts(self, stage: str, **others: Any) -> dict[str, Any]:
         return {"stage": stage, **others, "fingerprint": self.fingerprint, "metrics": self._lines}
@@ -243,7 +253,7 @@ class _Files:
         try:
             stages = _check(path, fingerprint, allowed)
             if stages:
-                log.info("going on with the run in %s: checkpoints of %d stages are there", path, stages)
+                log.info("going on with the run in %s: checkpoints of %d stages are there", path, len(stages))
             elif (path / "config.json").exists() and not resume:
                 raise FileExistsError(
                     f"{path} holds a run already, without a checkpoint: choose another --run-dir, or start it anew by --resume"
@@ -252,7 +262,7 @@ class _Files:
             self._sums = Sums(path, METRICS)
             for name, content in (("config.json", dataclasses.asdict(config)), ("environment.json", machine)):
                 self.write(name, functools.partial(Path.write_text, data=_json(content)))
-            self._sums.begin()
+            self._sums.begin(stages)
             self._metrics = (path / METRICS).open("wb", buffering=0)
         except BaseException:
             os.close(self._lock)
@@ -281,20 +291,30 @@ class _Files:
             partial.unlink(missing_ok=True)
             raise NotWritten(f"{file} could not be written: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Close all of them."""
+    def has_stage(self, name: str) -> None:
+        """A stage has a checkpoint, in the folder of that name."""
+        try:
+            self._sums.stage(name)
+        except OSError as error:
+            raise NotWritten(f"{self._path / SUMS} could not be written: {error.strerror}") from error
+
+    def close(self, folders: Iterable[str]) -> None:
+        """Close all of them, and take the sums of those in folders that others have written."""
         with suppress(OSError):  # where the disk is full, it has been told
+            for folder in folders:
+                self._sums.folder(folder)
             self._sums.save()
         self._metrics.close()
         os.close(self._lock)
 
 
-def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> int:
-    """How many stages of the run in a directory have a checkpoint; all of them must have this fingerprint."""
-    stages = 0
+def _check(path: Path, fingerprint: Fingerprint, allowed: Collection[str]) -> list[str]:
+    """The folders of those stages of the run in a directory that have a checkpoint; all must have this fingerprint."""
+    stages = []
     for directory in sorted((path / CHECKPOINTS).glob("*/")):
         paths = Checkpoints(directory).paths()
-        stages += bool(paths)
+        if paths:
+            stages.append(directory.name)
         for found in paths:
             try:
                 recorded = read_manifest(found)["facts"].get("fingerprint")

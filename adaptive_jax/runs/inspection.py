@@ -10,7 +10,7 @@ from adaptive_jax.runs.adapters import ADAPTERS, check_adapter
 from adaptive_jax.runs.checkpoints import CHECKPOINTS, Checkpoints
 from adaptive_jax.runs.directory import METRICS
 from adaptive_jax.runs.records import DamagedRecord
-from adaptive_jax.runs.sums import SUMS, check_files
+from adaptive_jax.runs.sums import SUMS, check_files, read_sums
 
 RECORDS = {ADAPTERS: 1, CHECKPOINTS: 2}  # how deep below these the files of records are
 
@@ -108,6 +108,17 @@ def _stages(path: Path) -> Lines:
             best = max((reward for reward in metrics if isinstance(reward, float)), default=None)
             told = "" if best is None else f", best validation reward {best:.3f}"
             yield f"  {health:8} {directory.name} {record.name}{told}", damage
+    for name in _known_stages(path):
+        folder = path / CHECKPOINTS / name
+        if not folder.is_dir() or not any(folder.iterdir()):  # a killed process may leave none but a partial one there
+            yield f"  {'MISSING':8} {name}", (folder, f"{folder} is missing, or empty: the stage had a checkpoint")
+
+
+def _known_stages(path: Path) -> list[str]:
+    try:
+        return sorted(read_sums(path)[1])
+    except DamagedRecord:
+        return []  # told of with the files
 
 
 def _adapters(path: Path) -> Lines:

@@ -107,6 +107,22 @@ def test_what_was_not_checked_is_named(
     assert "no sum of it: config.json, environment.json, metrics.jsonl, notes.txt, results.json\n" in out
 
 
+def test_a_stage_that_is_gone_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    gone, emptied = (copy / "checkpoints" / f"training-seed-{seed}" for seed in (0, 1))
+    shutil.rmtree(gone)
+    shutil.rmtree(emptied / "000000")
+    status, out, _ = inspected(copy, monkeypatch, capsys)
+    assert status == 1
+    assert "MISSING  training-seed-0\n" in out
+    told = [line for line in out.splitlines() if line.startswith("DAMAGED")]
+    assert told == [f"DAMAGED: {folder} is missing, or empty: the stage had a checkpoint" for folder in (gone, emptied)]
+    RunDirectory(copy, Config(), {"seed": 0}, resume=True).close()  # goes on without them
+    assert inspected(copy, monkeypatch, capsys)[0] == 0
+
+
 def test_results_that_are_none_are_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

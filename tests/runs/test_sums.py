@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from adaptive_jax.runs.sums import Sums, check_files
+from adaptive_jax.runs.sums import Sums, check_files, read_sums
 
 LOG = "metrics.jsonl"
-CHANGES = 18  # two texts and their two moves, and seven times the sums with a move each
+CHANGES = 20  # two texts and their two moves, and eight times the sums with a move each
 
 
 class Killed(BaseException):
@@ -23,7 +23,8 @@ def work(run: Path) -> None:
     for text in ("first", "second"):
         (run / "partial").write_text(text)
         sums.replace("results.json", run / "partial")
-    sums.begin()
+    sums.begin([])
+    sums.stage("training")
     with (run / LOG).open("wb", buffering=0) as log:
         for line in (b"one\n", b"two\n"):
             log.write(line)
@@ -60,6 +61,7 @@ def test_dying_at_any_change_leaves_files_that_the_sums_describe(
                 work(tmp_path)
             assert [problem for _, _, problem in check_files(tmp_path, LOG) if problem] == [], number
         work(tmp_path)
+    assert read_sums(tmp_path)[1] == {"training"}
     assert [*check_files(tmp_path, LOG)] == [("results.json", 0, None), (LOG, 5, None)]
     (tmp_path / LOG).write_bytes(b"one\nTwo\nthree")
     (tmp_path / "results.json").write_text("first")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from adaptive_jax.runs.inspection import inspect_run
 from adaptive_jax.runs.trackers import PROJECT, Trackers
+from tests.runs.damage import files, flip
 from tests.runs.tracked_run import LAST
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # series -> metric -> (update, value)
@@ -108,6 +110,9 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tracker: str, tmp_path: Path) 
     path = tmp_path / "run"
     assert run(path, tracker, "8") == -signal.SIGKILL
     assert len(READERS[tracker](path)["first-seed1"]["reward"]) == LAST
+    told, sound = inspect_run(path)  # a tracker's files may end anywhere
+    assert sound
+    assert all(file.relative_to(path).as_posix() in told for file in files(path / tracker))
     assert run(path, tracker) == 0
     curves = READERS[tracker](path)
     assert curves.keys() == {*SERIES, "figures"}
@@ -123,6 +128,13 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tracker: str, tmp_path: Path) 
         assert curves[series]["validation_reward"] == [(5, 0.5), (10, 0.5)]
         greedy = curves[series]["action_probabilities/greedy"]
         assert greedy == [(update, pytest.approx(update / LAST)) for update in range(1, LAST + 1)]
+    told, sound = inspect_run(path)
+    assert sound
+    assert "\nall files are as they were written" in told  # those of the tracker, too
+    for file in files(path / tracker):
+        flip(file, 0)
+        assert f"DAMAGED: {file} is not what was written" in inspect_run(path)[0]
+        flip(file, 0)
 
 
 def test_a_missing_package_is_told_of_before_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def main(path: Path, tracker: Any, kill_at: int) -> None:
 
     for method in ("first", "second"):
         run.loop(f"training {method}", State(), lambda state, method=method: steps(state, method), every=5)
-    plt.imsave(path / "budgets.png", [[0.0, 1.0], [1.0, 0.0]])
+    run.write_file("budgets.png", lambda file: plt.imsave(file, [[0.0, 1.0], [1.0, 0.0]]))
     trackers.figures([path / "budgets.png"])
     trackers.close()
-    run.close()
+    run.close(folders=[tracker])
 
 
 if __name__ == "__main__":
