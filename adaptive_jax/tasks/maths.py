@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from adaptive_jax.tasks.maths_forms import both_signs, in_order, interval, is_set, is_unit, latex, member, reading, unchained
+from adaptive_jax.tasks.maths_forms import is_unit, latex, reading
 from adaptive_jax.tasks.maths_screen import numbers_apart, overlooked
+from adaptive_jax.tasks.maths_statements import both_signs, in_order, interval, is_set, member, unchained
 from adaptive_jax.tasks.problem import Verdict
 
 LONGEST_ANSWER = 1000  # characters; anything longer is no answer but noise, and costs a parser dearly
@@ -182,7 +183,7 @@ def comparisons(question: str, gold: str, answer: str) -> list[tuple[str, str]]:
     r"""The pairs of LaTeX expressions, gold first, that must all be equal for the answer to be right.
 
     The first is the answer itself, or where only the order of a list tells what is what, each of its elements is one
-    (`maths_forms.in_order`); the others are the members of its chains of equalities (`maths_forms.unchained`). An
+    (`maths_statements.in_order`); the others are the members of its chains of equalities (`maths_statements.unchained`). An
     inequality and an interval, such as `x > 2` and `(2,\infty)`, are compared as intervals. All numbers are exact: 0.333 is
     not 1/3, and 1.414214 not the root of 2.
     """
