@@ -19,9 +19,9 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]  # series -> metric -> (u
 SERIES = ("first-seed1", "second-seed1")
 
 
-def run(path: Path, tracker: str, *kill_at: str) -> int:
+def run(path: Path, *kill_at: str) -> int:
     own = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(path.parent / "trackio"), "MPLBACKEND": "agg", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "tests.runs.tracked_run", str(path), tracker, *kill_at]
+    command = [sys.executable, "-m", "tests.runs.tracked_run", str(path), *kill_at]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
     assert "goes on without it" not in done.stderr, done.stderr
     return done.returncode
@@ -102,18 +102,27 @@ def of_trackio(path: Path) -> Curves:
     return curves
 
 
+FOLDERS = ("tensorboard", "wandb")  # in the run
 READERS = {"tensorboard": of_tensorboard, "wandb": of_wandb, "trackio": of_trackio}
 
 
-@pytest.mark.parametrize("tracker", READERS)
-def test_a_resumed_run_goes_on_in_the_same_curves(tracker: str, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert run(path, tracker, "8") == -signal.SIGKILL
-    assert len(READERS[tracker](path)["first-seed1"]["reward"]) == LAST
-    told, sound = inspect_run(path)  # a tracker's files may end anywhere
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Curves]]:
+    """A run that was killed and went on, and what its trackers had when it was killed."""
+    path = tmp_path_factory.mktemp("tracked") / "run"
+    assert run(path, "8") == -signal.SIGKILL
+    told, sound = inspect_run(path)
     assert sound
-    assert all(file.relative_to(path).as_posix() in told for file in files(path / tracker))
-    assert run(path, tracker) == 0
+    assert all(file.relative_to(path).as_posix() in told for own in FOLDERS for file in files(path / own))  # not checked
+    before = {tracker: reader(path) for tracker, reader in READERS.items()}
+    assert run(path) == 0
+    return path, before
+
+
+@pytest.mark.parametrize("tracker", READERS)
+def test_a_resumed_run_goes_on_in_the_same_curves(tracker: str, resumed: tuple[Path, dict[str, Curves]]) -> None:
+    path, before = resumed
+    assert len(before[tracker]["first-seed1"]["reward"]) == LAST
     curves = READERS[tracker](path)
     assert curves.keys() == {*SERIES, "figures"}
     assert curves["figures"]["image"]
@@ -128,12 +137,15 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tracker: str, tmp_path: Path) 
         assert curves[series]["validation_reward"] == [(5, 0.5), (10, 0.5)]
         greedy = curves[series]["action_probabilities/greedy"]
         assert greedy == [(update, pytest.approx(update / LAST)) for update in range(1, LAST + 1)]
-    told, sound = inspect_run(path)
+
+
+def test_what_trackers_wrote_can_be_inspected(resumed: tuple[Path, dict[str, Curves]]) -> None:
+    told, sound = inspect_run(resumed[0])
     assert sound
-    assert "\nall files are as they were written" in told  # those of the tracker, too
-    for file in files(path / tracker):
+    assert "\nall files are as they were written" in told
+    for file in (file for own in FOLDERS for file in files(resumed[0] / own)):
         flip(file, 0)
-        assert f"DAMAGED: {file} is not what was written" in inspect_run(path)[0]
+        assert f"DAMAGED: {file} is not what was written" in inspect_run(resumed[0])[0]
         flip(file, 0)
 
 

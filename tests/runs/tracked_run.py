@@ -1,4 +1,4 @@
-"""A run of two series that sends its metrics to a tracker and may be killed on the way: RUN TRACKER [KILL_AT]."""
+"""A run of two series that sends its metrics to all trackers and may be killed on the way: RUN [KILL_AT]."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from flax import struct
 
 from adaptive_jax.runs.directory import RunDirectory
-from adaptive_jax.runs.trackers import Trackers
+from adaptive_jax.runs.trackers import TrackerName, Trackers
 
 LAST = 12
 ACTIONS = ["greedy", "T 1"]
@@ -29,8 +29,11 @@ class State:
     update: int = 0
 
 
-def main(path: Path, tracker: Any, kill_at: int) -> None:
-    trackers = Trackers([tracker], path, {"seed": 0}, {"model": "none"})
+TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb", "trackio")
+
+
+def main(path: Path, kill_at: int) -> None:
+    trackers = Trackers(TRACKERS, path, {"seed": 0}, {"model": "none"})
     run = RunDirectory(path, Config(), {"seed": 0}, on_line=trackers.follow)
     run.log(event="settings", actions=ACTIONS)
 
@@ -40,7 +43,7 @@ def main(path: Path, tracker: Any, kill_at: int) -> None:
             told = {"method": method, "seed": 1, "update": update, "reward": update / 16, "action_probabilities": shares}
             yield State(update), told | ({"validation_reward": 0.5} if update % 5 == 0 else {})
             if method == "second" and update == kill_at:
-                time.sleep(1)  # the tracker writes what it has
+                time.sleep(1)  # the trackers write what they have
                 os.kill(os.getpid(), signal.SIGKILL)
 
     for method in ("first", "second"):
@@ -48,8 +51,8 @@ def main(path: Path, tracker: Any, kill_at: int) -> None:
     run.write_file("budgets.png", lambda file: plt.imsave(file, [[0.0, 1.0], [1.0, 0.0]]))
     trackers.figures([path / "budgets.png"])
     trackers.close()
-    run.close(folders=[tracker])
+    run.close(folders=TRACKERS)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
