@@ -9,6 +9,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from adaptive_jax.decoding.policy import Observation
+from adaptive_jax.lm.transformer import KVCache, rotate
 from adaptive_jax.policies.token import budget_features
 
 
@@ -22,6 +23,10 @@ def test_other_shapes_and_dtypes_than_stated_raise() -> None:
         budget_features(jnp.zeros(3, jnp.float32), 4, "shares")
     with pytest.raises(TypeCheckError, match="'budget'"):
         observation(budgets=4)
+    with pytest.raises(TypeCheckError, match="'cos'"):
+        rotate(jnp.zeros((2, 3, 4, 8)), jnp.zeros((2, 3, 4, 4)), jnp.zeros((2, 3, 1, 4)))
+    with pytest.raises(TypeCheckError, match="'values'"):
+        KVCache(keys=(jnp.zeros((2, 1, 4, 8)),), values=(jnp.zeros((2, 1, 4, 8)),))
 
 
 def test_what_jax_puts_into_structs_is_no_error() -> None:

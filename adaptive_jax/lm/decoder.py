@@ -2,6 +2,9 @@
 
 A decoder is a pytree: its parameters are leaves and travel as arguments of jitted functions, everything else is static.
 Tests pass a decoder whose right answer is known in closed form.
+
+Axes: rows of the ring; columns of a cache; prompts that are computed together, and tokens of them; starts, what prompts start
+with in common; places of the swap space; width of hidden states; vocab.
 """
 
 from collections.abc import Callable
@@ -11,9 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 from adaptive_jax.lm.sharding import gathered, split_cache, whole
 from adaptive_jax.lm.transformer import KVCache, Transformer
+
+Layer = Shaped[Array, "rows kv_heads *channels_and_columns"]
 
 
 @struct.dataclass
@@ -22,13 +28,13 @@ class Prefill:
 
     Attributes:
         cache: the decoder's own structure; prompts are right-aligned in it, so that the last token's entry comes last.
-        last: [N, D] hidden state that predicts each prompt's first new token.
-        mean: [N, D] mean hidden state over each prompt's tokens.
+        last: hidden state that predicts each prompt's first new token.
+        mean: mean hidden state over each prompt's tokens.
     """
 
     cache: Any
-    last: jax.Array
-    mean: jax.Array
+    last: Float[Array, "prompts width"]
+    mean: Float[Array, "prompts width"]
 
 
 @struct.dataclass
@@ -36,38 +42,43 @@ class Prefixes:
     """Beginnings of prompts, each of which was computed once for all prompts that start with it.
 
     Attributes:
-        cache: the decoder's own structure for G prefixes, right-aligned as in a `Prefill`.
-        hidden: [G, P, D], hidden states of their tokens, right-aligned too.
-        lengths: int32 [G], tokens of each.
+        cache: the decoder's own structure, right-aligned as in a `Prefill`.
+        hidden: hidden states of their tokens, right-aligned too.
+        lengths: tokens of each.
     """
 
     cache: Any
-    hidden: jax.Array
-    lengths: jax.Array
+    hidden: Float[Array, "starts tokens width"]
+    lengths: Int32[Array, " starts"]
 
 
 class Decoder(Protocol):
     """A frozen language model as the loop sees it. Every method is pure and may be traced."""
 
-    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
-        """Compute prompts: int32 [N, P], right-aligned, of int32 [N] tokens each (at least 1)."""
+    def prefill(self, tokens: Int32[Array, "prompts tokens"], lengths: Int32[Array, " prompts"]) -> Prefill:
+        """Compute prompts, right-aligned, of `lengths` tokens each (at least 1)."""
         ...
 
-    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
-        """Compute what prompts start with: int32 [G, P], right-aligned, of int32 [G] tokens each (at least 1)."""
+    def prefix(self, tokens: Int32[Array, "starts tokens"], lengths: Int32[Array, " starts"]) -> Prefixes:
+        """Compute what prompts start with, right-aligned, of `lengths` tokens each (at least 1)."""
         ...
 
     def prefill_after(
-        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+        self,
+        prefixes: Prefixes,
+        source: Int32[Array, " prompts"],
+        tokens: Int32[Array, "prompts own"],
+        lengths: Int32[Array, " prompts"],
+        columns: int,
     ) -> Prefill:
         """`prefill` of prompts of which a part is computed already.
 
         Args:
             prefixes: as `prefix` made them.
-            source: int32 [N], which of them each prompt starts with; -1 for none.
-            tokens: int32 [N, T], the last T tokens of each prompt, right-aligned; at least those behind its prefix.
-            lengths: int32 [N], tokens of each whole prompt.
-            columns: of the result's cache; at least T and as many as the longest prompt has tokens.
+            source: which of them each prompt starts with; -1 for none.
+            tokens: the last tokens of each prompt, right-aligned; at least those behind its prefix.
+            lengths: tokens of each whole prompt.
+            columns: of the result's cache; at least those of `tokens` and as many as the longest prompt has tokens.
         """
         ...
 
@@ -75,26 +86,26 @@ class Decoder(Protocol):
         """A cache for `rows` rows, used as a ring of `size` columns."""
         ...
 
-    def insert(self, cache: Any, prompts: Any, source: jax.Array, cursor: jax.Array) -> Any:
+    def insert(self, cache: Any, prompts: Any, source: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> Any:
         """Write prompts just behind the cursor.
 
         Args:
             cache: as `empty_cache` made it.
-            prompts: a `Prefill.cache` of width P.
-            source: int32 [rows], which prompt each row gets; -1 leaves a row as it is.
-            cursor: int32 scalar, the next column to be written. Columns [cursor - P, cursor), modulo the ring's
-                size, are replaced in the rows that get a prompt.
+            prompts: a `Prefill.cache` of P columns.
+            source: which prompt each row gets; -1 leaves a row as it is.
+            cursor: the next column to be written. Columns [cursor - P, cursor), modulo the ring's size, are replaced in
+                the rows that get a prompt.
         """
         ...
 
-    def suspend(self, cache: Any, swap: Any, place: jax.Array, cursor: jax.Array) -> Any:
+    def suspend(self, cache: Any, swap: Any, place: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> Any:
         """Copy rows out of a ring, so that `insert` can bring them back as it brings prompts.
 
         Args:
             cache: a ring of S columns.
             swap: as `empty_cache` made it, of W <= S columns; a row's last W columns are kept, the newest one last.
-            place: int32 [rows], the swap space's row that each row is copied to; -1 for none.
-            cursor: int32 scalar, the ring's next column to be written.
+            place: the swap space's row that each row is copied to; -1 for none.
+            cursor: the ring's next column to be written.
 
         Returns:
             The swap space.
@@ -102,22 +113,28 @@ class Decoder(Protocol):
         ...
 
     def step(
-        self, cache: Any, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, Any]:
+        self,
+        cache: Any,
+        tokens: Int32[Array, " rows"],
+        positions: Int32[Array, " rows"],
+        column: Int32[Array, ""],
+        visible: Bool[Array, "rows columns"],
+    ) -> tuple[Float[Array, "rows width"], Any]:
         """Feed one token per row.
 
         Args:
-            tokens, positions: int32 [B].
-            column: int32 scalar, the ring column that this token's entry is written to, in all rows.
-            visible: bool [B, S], the columns that belong to each row, this token's included.
+            tokens: ids.
+            positions: each token's place in its own text, from 0.
+            column: the ring's column that this token's entry is written to, in all rows.
+            visible: the columns that belong to each row, this token's included.
 
         Returns:
-            hidden [B, D], which predicts each row's next token, and the cache.
+            Hidden states, which predict each row's next token, and the cache.
         """
         ...
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """LM head: hidden [B, D] -> float32 [B, V]."""
+    def logits(self, hidden: Float[Array, "rows width"]) -> Float32[Array, "rows vocab"]:
+        """The LM head."""
         ...
 
 
@@ -129,31 +146,36 @@ class TransformerDecoder:
         params: the transformer's parameters.
         graphdef: the rest of it (static).
         mesh: over whose axis "model" the parameters are split, and so the caches are; None if they are on one device (static).
-        tokens: bool [V], the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
+        tokens: the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
     """
 
     params: nnx.State
     graphdef: nnx.GraphDef = struct.field(pytree_node=False)
     mesh: Mesh | None = struct.field(pytree_node=False, default=None)
-    tokens: jax.Array | None = None
+    tokens: Bool[Array, " vocab"] | None = None
 
     @property
     def model(self) -> Transformer:
         """The module, parameters in place."""
         return nnx.merge(self.graphdef, self.params)
 
-    def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
+    def prefill(self, tokens: Int32[Array, "prompts tokens"], lengths: Int32[Array, " prompts"]) -> Prefill:
         places = _places(tokens.shape[1], lengths)
         hidden, cache = self.model(tokens, jnp.maximum(places, 0), _causal(places, tokens.shape[1]))
         return self._prefilled(hidden, cache, lengths)
 
-    def prefix(self, tokens: jax.Array, lengths: jax.Array) -> Prefixes:
+    def prefix(self, tokens: Int32[Array, "starts tokens"], lengths: Int32[Array, " starts"]) -> Prefixes:
         places = _places(tokens.shape[1], lengths)
         hidden, cache = self.model(tokens, jnp.maximum(places, 0), _causal(places, tokens.shape[1]))
         return Prefixes(split_cache(cache, self.mesh), whole(hidden, self.mesh), lengths)
 
     def prefill_after(
-        self, prefixes: Prefixes, source: jax.Array, tokens: jax.Array, lengths: jax.Array, columns: int
+        self,
+        prefixes: Prefixes,
+        source: Int32[Array, " prompts"],
+        tokens: Int32[Array, "prompts own"],
+        lengths: Int32[Array, " prompts"],
+        columns: int,
     ) -> Prefill:
         # Rows whose own part is shorter than others' compute the last tokens of their prefix once more, where there would be
         # padding otherwise: so one block of columns is written in all rows.
@@ -162,14 +184,14 @@ class TransformerDecoder:
         own = jnp.maximum(source, 0)
         start = prefixes.hidden.shape[1] + lengths - prefixes.lengths[own]
 
-        def before(stored: jax.Array, axis: int) -> jax.Array:
+        def before(stored: Float[Array, "starts ..."], axis: int) -> Float[Array, "prompts ..."]:
             """The first `columns - width` columns of each row: its prefix, moved to where its own part follows."""
             room = [(columns, columns) if dim == axis else (0, 0) for dim in range(stored.ndim)]
             padded = jnp.pad(stored, room)
             cut = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(padded[row], at, columns - width, axis - 1))
             return cut(own, start)
 
-        def around(stored: jax.Array, axis: int) -> jax.Array:
+        def around(stored: Float[Array, "starts ..."], axis: int) -> Float[Array, "prompts ..."]:
             """The same, with room for `width` columns behind it."""
             return jnp.pad(before(stored, axis), [(0, width if dim == axis else 0) for dim in range(stored.ndim)])
 
@@ -181,8 +203,10 @@ class TransformerDecoder:
         hidden, cache = self.model(tokens, positions, _causal(places, width), split_cache(cache, self.mesh), columns - width)
         return self._prefilled(jnp.concatenate([before(prefixes.hidden, 1), hidden], axis=1), cache, lengths)
 
-    def _prefilled(self, hidden: jax.Array, cache: KVCache, lengths: jax.Array) -> Prefill:
-        """What prompts are: hidden states [N, P, D] and cache of all their tokens, right-aligned."""
+    def _prefilled(
+        self, hidden: Float[Array, "prompts tokens width"], cache: KVCache, lengths: Int32[Array, " prompts"]
+    ) -> Prefill:
+        """What prompts are: hidden states and cache of all their tokens, right-aligned."""
         real = _places(hidden.shape[1], lengths) >= 0
         weight = (real.astype(jnp.float32) / lengths[:, None].astype(jnp.float32))[:, :, None]
         mean = jnp.sum(hidden.astype(jnp.float32) * weight, axis=1).astype(hidden.dtype)
@@ -192,17 +216,17 @@ class TransformerDecoder:
         model = self.model
         return split_cache(KVCache.zeros(model.config, rows, size, model.embedding[...].dtype), self.mesh)
 
-    def insert(self, cache: KVCache, prompts: KVCache, source: jax.Array, cursor: jax.Array) -> KVCache:
+    def insert(self, cache: KVCache, prompts: KVCache, source: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> KVCache:
         # row by row: only what is written is touched, in place (a masked write of all rows copies the ring)
         receiving = source >= 0
         rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0].astype(jnp.int32)
         wraps = cursor < prompts.values[0].shape[2]
 
-        def insert_all(cache: KVCache, write: Callable[..., jax.Array], applies: jax.Array) -> KVCache:
-            def insert_one(index: jax.Array, cache: KVCache) -> KVCache:
+        def insert_all(cache: KVCache, write: Callable[..., jax.Array], applies: Bool[Array, ""]) -> KVCache:
+            def insert_one(index: Int32[Array, ""], cache: KVCache) -> KVCache:
                 row = rows[index]
 
-                def one(axis: int, ring: jax.Array, prompts: jax.Array) -> jax.Array:
+                def one(axis: int, ring: Layer, prompts: Shaped[Array, "prompts ..."]) -> Layer:
                     return write(ring, jax.lax.dynamic_slice_in_dim(prompts, source[row], 1, 0), row, cursor, axis)
 
                 keys = [one(3, ring, given) for ring, given in zip(cache.keys, prompts.keys, strict=True)]
@@ -215,13 +239,15 @@ class TransformerDecoder:
         cache = insert_all(insert_all(cache, _write_around, wraps), _write_straight, ~wraps)
         return split_cache(cache, self.mesh)
 
-    def suspend(self, cache: KVCache, swap: KVCache, place: jax.Array, cursor: jax.Array) -> KVCache:
+    def suspend(self, cache: KVCache, swap: KVCache, place: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> KVCache:
         rows = jnp.nonzero(place >= 0, size=place.shape[0], fill_value=0)[0]
 
-        def suspend_one(index: jax.Array, swap: KVCache) -> KVCache:
+        def suspend_one(index: Int32[Array, ""], swap: KVCache) -> KVCache:
             row = rows[index]
 
-            def copy(axis: int, ring: jax.Array, swap: jax.Array) -> jax.Array:
+            def copy(
+                axis: int, ring: Layer, swap: Shaped[Array, "places kv_heads *kept"]
+            ) -> Shaped[Array, "places kv_heads *kept"]:
                 own = jnp.roll(jax.lax.dynamic_slice_in_dim(ring, row, 1, 0), -cursor, axis)
                 newest = jax.lax.slice_in_dim(own, ring.shape[axis] - swap.shape[axis], None, axis=axis)
                 return jax.lax.dynamic_update_slice_in_dim(swap, newest, place[row], 0)
@@ -233,36 +259,45 @@ class TransformerDecoder:
         return split_cache(jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, swap), self.mesh)
 
     def step(
-        self, cache: KVCache, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
+        self,
+        cache: KVCache,
+        tokens: Int32[Array, " rows"],
+        positions: Int32[Array, " rows"],
+        column: Int32[Array, ""],
+        visible: Bool[Array, "rows columns"],
+    ) -> tuple[Float[Array, "rows width"], KVCache]:
         hidden, cache = self.model(tokens[:, None], positions[:, None], visible[:, None], cache, column)
         return whole(hidden[:, 0], self.mesh), split_cache(cache, self.mesh)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: Float[Array, "rows width"]) -> Float32[Array, "rows vocab"]:
         logits = gathered(self.model.logits(hidden), self.mesh)
         return logits if self.tokens is None else jnp.where(self.tokens, logits, -jnp.inf)
 
 
-def _places(columns: int, lengths: jax.Array) -> jax.Array:
-    """int32 [N, columns]: each column's place in a text of int32 [N] tokens that ends in the last one; negative before it."""
+def _places(columns: int, lengths: Int32[Array, " prompts"]) -> Int32[Array, "prompts {columns}"]:
+    """Each column's place in a text of so many tokens that ends in the last one; negative before it."""
     return jnp.arange(columns, dtype=jnp.int32)[None] - (columns - lengths)[:, None]
 
 
-def _causal(places: jax.Array, queries: int) -> jax.Array:
-    """bool [N, queries, P]: what the last `queries` of P columns see, of those that hold a token."""
+def _causal(places: Int32[Array, "prompts columns"], queries: int) -> Bool[Array, "prompts {queries} columns"]:
+    """What the last `queries` columns see, of those that hold a token."""
     columns = places.shape[1]
     causal = jnp.tril(jnp.ones((queries, columns), bool), columns - queries)
     return causal[None] & (places >= 0)[:, None, :]
 
 
-def _write_straight(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
-    """Replace columns [cursor - P, cursor) of one row by a prompt [1, .., P, ..]; `axis` is that of the columns."""
+def _write_straight(
+    ring: Layer, prompt: Shaped[Array, "1 kv_heads *prompt"], row: Int32[Array, ""], cursor: Int32[Array, ""], axis: int
+) -> Layer:
+    """Replace columns [cursor - P, cursor) of one row by a prompt of P columns; `axis` is that of the columns."""
     corner = [jnp.int32(0)] * ring.ndim
     corner[0], corner[axis] = row, cursor - prompt.shape[axis]
     return jax.lax.dynamic_update_slice(ring, prompt, corner)
 
 
-def _write_around(ring: jax.Array, prompt: jax.Array, row: jax.Array, cursor: jax.Array, axis: int) -> jax.Array:
+def _write_around(
+    ring: Layer, prompt: Shaped[Array, "1 kv_heads *prompt"], row: Int32[Array, ""], cursor: Int32[Array, ""], axis: int
+) -> Layer:
     """The same for cursor < P: the columns are the ring's first ones, and before those its last ones."""
     width, size = prompt.shape[axis], ring.shape[axis]
     # turned by the cursor, the prompt ends at the ring's start and begins in the ring's last P columns

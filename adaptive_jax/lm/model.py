@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float32, Int32
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.decoder import TransformerDecoder
@@ -42,7 +43,7 @@ class LM:
         stop_ids: the tokens that end a completion.
         graphdef, params: the split `Transformer`.
         mesh: the devices that the parameters are on, split over its axis "model"; None if they are on one device.
-        tokens: bool [V], the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
+        tokens: the ids that the tokenizer has; the others, which pad a vocabulary, are never drawn. None for all.
     """
 
     name: str
@@ -52,7 +53,7 @@ class LM:
     graphdef: nnx.GraphDef
     params: nnx.State
     mesh: Mesh | None = None
-    tokens: jax.Array | None = None
+    tokens: Bool[Array, " vocab"] | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -64,15 +65,17 @@ class LM:
         """The model as the decoding loop takes it."""
         return TransformerDecoder(self.params, self.graphdef, self.mesh, self.tokens)
 
-    def __call__(self, tokens: ArrayLike, mask: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, tokens: ArrayLike, mask: ArrayLike
+    ) -> tuple[Float32[Array, "rows tokens vocab"], Float32[Array, "rows tokens width"]]:
         """Logits and hidden states of whole texts, compiled once per shape.
 
         Args:
-            tokens: int32 [B, T], token ids below V.
+            tokens: int32 [B, T], ids of the vocabulary.
             mask: bool [B, T], which tokens are real. Padding may be left or right; positions count real tokens only.
 
         Returns:
-            logits float32 [B, T, V], and hidden float32 [B, T, D] after the final norm. At padding they mean nothing.
+            Logits, and hidden states after the final norm. At padding they mean nothing.
 
         Raises:
             ValueError: tokens and mask are not of one two-dimensional shape, or longer than the model's context.
@@ -86,7 +89,9 @@ class LM:
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    graphdef: nnx.GraphDef, params: nnx.State, tokens: Int32[Array, "rows tokens"], mask: Bool[Array, "rows tokens"]
+) -> tuple[Float32[Array, "rows tokens vocab"], Float32[Array, "rows tokens width"]]:
     model = nnx.merge(graphdef, params)
     positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
     causal = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
@@ -143,7 +148,7 @@ def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: M
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, tokens)
 
 
-def _tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, mesh: Mesh | None) -> jax.Array | None:
+def _tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, mesh: Mesh | None) -> Bool[Array, " {vocab_size}"] | None:
     """`LM.tokens`, on all devices of the mesh."""
     known = np.isin(np.arange(vocab_size), [*tokenizer.get_vocab().values()])
     if known.all():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 Form = Literal["answer", "program", "text", "request"]
 
@@ -80,8 +81,8 @@ def as_turns(tokenizer: Any, asked: str, before: Sequence[tuple[str, str]], thin
         ) from error
 
 
-def decode(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """N texts without special tokens, of int32 tokens [N, T] of which row n has lengths[n]."""
+def decode(tokenizer: Any, tokens: Int32[np.ndarray, "texts tokens"], lengths: Int[np.ndarray, " texts"]) -> list[str]:
+    """Texts without special tokens; the first `lengths` tokens of each row are its text."""
     return tokenizer.batch_decode([row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32
 
 KINDS = ("default", "linear", "llama3", "dynamic", "yarn", "longrope", "proportional")
 EARLIER_NAMES = {"su": "longrope"}
@@ -164,8 +164,10 @@ def _yarn_attention(factor: float, rope: Mapping[str, Any]) -> float:
     return scale(1.0)
 
 
-def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None = None) -> jax.Array:
-    """Rotation per position of each pair of channels: float32 [R / 2] in radians, or [B, R / 2] where it depends on the text.
+def rope_frequencies(
+    rope: RopeConfig, head_dim: int, lengths: Int32[Array, " rows"] | None = None
+) -> Float32[Array, " pairs"] | Float32[Array, "rows pairs"]:
+    """Rotation per position of each pair of channels, in radians; of each row's where it depends on the text.
 
     Source: RoFormer (arXiv 2104.09864) eq. 15; "llama3" as in the Llama 3.1 release: wavelengths longer than
     `original_max_position / low_freq_factor` are slowed by `factor`, short ones are kept, with a linear blend between. "yarn":
@@ -174,8 +176,8 @@ def rope_frequencies(rope: RopeConfig, head_dim: int, lengths: jax.Array | None 
 
     Args:
         rope: the settings.
-        head_dim: channels of a head, of which the first R are rotated (see `RopeConfig.rotated`).
-        lengths: int32 [B], tokens of each text up to now; None for texts no longer than the model was trained for.
+        head_dim: channels of a head, of which the first ones are rotated (see `RopeConfig.rotated`).
+        lengths: tokens of each text up to now; None for texts no longer than the model was trained for.
     """
     rotated = rope.rotated(head_dim)
     powers = jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Shaped
 
 from adaptive_jax.lm.config import LMConfig
 
@@ -60,17 +61,17 @@ def parameter_spec(path: tuple[Any, ...], shape: tuple[int, ...], parts: int) ->
 
 
 def split_cache(cache: Tree, mesh: Mesh | None) -> Tree:
-    """Holds the leaves of a cache, [B, K, .., ..], to a split over K, inside a traced function. Does nothing without a mesh."""
+    """Holds the leaves of a cache to a split over key/value heads, inside a traced function. Does nothing without a mesh."""
     return jax.tree.map(lambda leaf: _constrain(leaf, mesh, P(FREE, MODEL, FREE, FREE)), cache)
 
 
-def whole(x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Holds activations [B, .., C] to having all C channels on every device along "model"."""
+def whole(x: Float[Array, "rows *tokens channels"], mesh: Mesh | None) -> Float[Array, "rows *tokens channels"]:
+    """Holds activations to having all channels on every device along "model"."""
     return _constrain(x, mesh, P(*[FREE] * (x.ndim - 1), None))
 
 
-def gathered(logits: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Logits [B, .., V], first computed in parts of V where it divides, then given whole to every device along "model".
+def gathered(logits: Float[Array, "*rows vocab"], mesh: Mesh | None) -> Float[Array, "*rows vocab"]:
+    """Logits, first computed in parts of the vocabulary where it divides, then given whole to every device along "model".
 
     What follows, the sampling kernel above all, then needs no communication. Said in two steps, because asked for whole logits
     alone, XLA may gather the LM head instead.
@@ -80,7 +81,7 @@ def gathered(logits: jax.Array, mesh: Mesh | None) -> jax.Array:
     return whole(logits, mesh)
 
 
-def _constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
+def _constrain(x: Shaped[Array, "*shape"], mesh: Mesh | None, spec: P) -> Shaped[Array, "*shape"]:
     if mesh is None or mesh.shape[MODEL] == 1:  # a program that is mapped over "data" alone may not know of "model"
         return x
     context = jax.sharding.get_abstract_mesh()  # inside shard_map: the same axes, of which some are manual

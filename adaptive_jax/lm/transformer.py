@@ -3,11 +3,12 @@
 One forward pass serves three uses: the whole sequence without a cache (`lm(tokens, mask)`), the prefill of
 prompts, whose keys and values it returns, and one decoding step against a cache.
 
-Keys are cached as [B, K, head_dim, S] and values as [B, K, S, head_dim]: in these layouts both of attention's
-contractions run over a dimension that is not the innermost one, which XLA's CPU backend vectorises (4 to 6 times
-faster there than the usual [B, S, K, head_dim] for both).
+Keys are cached as [rows, kv_heads, head_dim, columns] and values as [rows, kv_heads, columns, head_dim]: in these layouts
+both of attention's contractions run over a dimension that is not the innermost one, which XLA's CPU backend vectorises (4 to 6
+times faster there than the usual [rows, columns, kv_heads, head_dim] for both).
 
-Shapes: B rows, T tokens of this call, S cache length, D hidden width, H query heads, K key/value heads, V vocabulary.
+Axes: rows; tokens of this call; columns of the cache; width of hidden states; heads of queries, kv_heads of keys and values,
+each of head_dim channels; pairs of channels that are rotated; vocab.
 """
 
 import functools
@@ -17,10 +18,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.rope import RopeConfig, rope_frequencies
 
+Turns = Float32[Array, "rows tokens 1 pairs"]
+Queries = Float[Array, "rows tokens heads head_dim"]
+Keys = Float[Array, "rows kv_heads head_dim columns"]
+Values = Float[Array, "rows kv_heads columns head_dim"]
+Mask = Bool[Array, "rows tokens columns"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -32,15 +39,10 @@ PIECE = 256  # queries that attend at a time
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of every layer; rotary position is already applied to the keys.
+    """Keys and values of every layer; rotary position is already applied to the keys."""
 
-    Attributes:
-        keys: L arrays [B, K, head_dim, S].
-        values: L arrays [B, K, S, head_dim].
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+    keys: tuple[Keys, ...]
+    values: tuple[Values, ...]
 
     @classmethod
     def zeros(cls, config: LMConfig, rows: int, size: int, dtype: jnp.dtype) -> "KVCache":
@@ -53,8 +55,8 @@ class KVCache:
         )
 
 
-def turns(rope: RopeConfig, head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of rotary position, float32 [B, T, 1, R / 2], at positions int32 [B, T]."""
+def turns(rope: RopeConfig, head_dim: int, positions: Int32[Array, "rows tokens"]) -> tuple[Turns, Turns]:
+    """cos and sin of rotary position."""
     frequencies = rope_frequencies(rope, head_dim, jnp.max(positions, axis=1) + 1)
     frequencies = frequencies[None] if frequencies.ndim == 1 else frequencies
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[:, None, None, :]
@@ -62,15 +64,15 @@ def turns(rope: RopeConfig, head_dim: int, positions: jax.Array) -> tuple[jax.Ar
     return (cos, sin) if rope.attention_factor == 1.0 else (cos * rope.attention_factor, sin * rope.attention_factor)
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Apply rotary position to heads x [B, T, heads, head_dim], the first R channels; cos and sin float32 [B, T, 1, R / 2]."""
+def rotate(x: Queries, cos: Turns, sin: Turns) -> Queries:
+    """Apply rotary position to heads: to as many of their first channels as there are pairs for."""
     rotated = 2 * cos.shape[-1]
     first, second = jnp.split(x[..., :rotated].astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
     return turned if rotated == x.shape[-1] else jnp.concatenate([turned, x[..., rotated:]], axis=-1)
 
 
-def capped(x: jax.Array, cap: float | None) -> jax.Array:
+def capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
     """Soft cap: cap * tanh(x / cap); x itself without one (Gemma 2, arXiv 2408.00118)."""
     return x if cap is None else cap * jnp.tanh(x / cap)
 
@@ -82,7 +84,7 @@ class RMSNorm(nnx.Module):
         self.eps, self.offset = config.norm_eps, config.form.norm_offset
         self.scale = nnx.Param(jnp.full((size,), 1.0 - self.offset, dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*others size"]) -> Float[Array, "*others size"]:
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -92,14 +94,14 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); kernel [inputs, outputs]."""
+    """x @ kernel (+ bias); the kernel is stored [inputs, outputs]."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
         scale = 1.0 / math.sqrt(inputs)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs), dtype) * jnp.asarray(scale, dtype))
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*others inputs"]) -> Float[Array, "*others outputs"]:
         y = x @ self.kernel[...]
         return y if self.bias is None else y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -120,14 +122,17 @@ class Attention(nnx.Module):
         self.q_norm, self.k_norm = (RMSNorm(size, config, dtype) if config.qk_norm else None for size in sizes)
 
     def project(
-        self, x: jax.Array, turned: tuple[jax.Array, jax.Array] | None, growth: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, H, d], keys [B, K, d, T] and values [B, K, T, d] of inputs x [B, T, D].
+        self,
+        x: Float[Array, "rows tokens width"],
+        turned: tuple[Turns, Turns] | None,
+        growth: Float32[Array, "rows tokens"] | None,
+    ) -> tuple[Queries, Float[Array, "rows kv_heads head_dim tokens"], Float[Array, "rows kv_heads tokens head_dim"]]:
+        """Queries, keys and values.
 
         Args:
             x: inputs.
             turned: cos and sin of rotary position (see `rotate`); None for a layer without it.
-            growth: float32 [B, T], factors of the queries, or None.
+            growth: factors of the queries, or None.
         """
         rows, steps, _ = x.shape
         q, k, v = self.q(x), self.k(x), self.v(x)
@@ -143,26 +148,25 @@ class Attention(nnx.Module):
             q = (q.astype(jnp.float32) * growth[:, :, None, None]).astype(q.dtype)
         return q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
-    def attend(self, q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-        """Outputs [B, T, D] of queries [B, T, H, d] over keys [B, K, d, S] and values [B, K, S, d] where mask [B, T, S].
+    def attend(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Float[Array, "rows tokens width"]:
+        """What attention adds, of queries over those keys and values that the mask lets each see.
 
-        Of more than `PIECE` queries so many are taken at a time: scores [B, H, T, S] of long prompts would be larger than
-        the model.
+        Of more than `PIECE` queries so many are taken at a time: all scores of long prompts would be larger than the model.
         """
         steps = q.shape[1]
         if steps <= PIECE:
             return self.o(self._mixed(q, keys, values, mask))
 
-        def pieces(x: jax.Array) -> jax.Array:
-            """[B, T, ...] -> [N, B, PIECE, ...]; what fills the last piece up sees nothing, and is cut off in the end."""
+        def pieces(x: Shaped[Array, "rows tokens *rest"]) -> Shaped[Array, "pieces rows piece *rest"]:
+            """What fills the last piece up sees nothing, and is cut off in the end."""
             filled = jnp.pad(x, [(0, -steps % PIECE if axis == 1 else 0) for axis in range(x.ndim)])
             return jnp.moveaxis(filled.reshape(len(x), -1, PIECE, *x.shape[2:]), 1, 0)
 
         mixed = jax.lax.map(lambda part: self._mixed(part[0], keys, values, part[1]), (pieces(q), pieces(mask)))
         return self.o(jnp.moveaxis(mixed, 0, 1).reshape(len(q), -1, mixed.shape[-1])[:, :steps])
 
-    def _mixed(self, q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-        """The heads' mixtures of values, [B, T, H * d]; arguments as for `attend`."""
+    def _mixed(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Float[Array, "rows tokens heads*head_dim"]:
+        """The heads' mixtures of values, side by side; arguments as for `attend`."""
         rows, steps, _, d = q.shape
         grouped = q.reshape(rows, steps, self.kv_heads, self.heads // self.kv_heads, d).transpose(0, 2, 3, 1, 4)
         scores = jnp.einsum("bkgtd,bkds->bkgts", grouped, keys, preferred_element_type=jnp.float32) / self.scale
@@ -181,7 +185,7 @@ class MLP(nnx.Module):
         self.up = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias, dtype, rngs)
         self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias, dtype, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "rows tokens width"]) -> Float[Array, "rows tokens width"]:
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
@@ -199,7 +203,7 @@ class Block(nnx.Module):
         self.mlp = MLP(config, dtype, rngs)
 
 
-def normed(norm: RMSNorm | None, x: jax.Array) -> jax.Array:
+def normed(norm: RMSNorm | None, x: Float[Array, "rows tokens width"]) -> Float[Array, "rows tokens width"]:
     """The norm of x, or x where there is none."""
     return x if norm is None else norm(x)
 
@@ -224,24 +228,24 @@ class Transformer(nnx.Module):
 
     def __call__(
         self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        mask: jax.Array,
+        tokens: Int32[Array, "rows tokens"],
+        positions: Int32[Array, "rows tokens"],
+        mask: Mask,
         cache: KVCache | None = None,
-        column: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache]:
-        """Hidden states after the final norm.
+        column: Int32[Array, ""] | int = 0,
+    ) -> tuple[Float[Array, "rows tokens width"], KVCache]:
+        """Hidden states after the final norm, and the cache.
 
         Args:
-            tokens: int32 [B, T].
-            positions: int32 [B, T], each token's place in its own text, from 0.
-            mask: bool [B, T, S], which keys a query may see; S is T without a cache, the cache's length with one.
-            cache: keys and values so far. This call's are written at columns [column, column + T).
-            column: int32 scalar; without a cache it means nothing.
+            tokens: ids.
+            positions: each token's place in its own text, from 0.
+            mask: which keys a query may see; without a cache the columns are this call's tokens.
+            cache: keys and values so far. This call's are written from `column` on.
+            column: without a cache it means nothing.
 
         Returns:
-            hidden [B, T, D], and the cache: the one given with this call's columns written, or (without one)
-            this call's own keys and values, S = T.
+            Hidden states, and the cache: the one given with this call's columns written, or (without one) this call's own keys
+            and values.
         """
         config = self.config
         turned = turns(config.rope, config.head_dim, positions)
@@ -265,7 +269,7 @@ class Transformer(nnx.Module):
             x = x + normed(block.mlp_post_norm, block.mlp(normed(block.mlp_norm, x)))
         return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
 
-    def _in_window(self, mask: jax.Array, column: jax.Array | int) -> jax.Array:
+    def _in_window(self, mask: Mask, column: Int32[Array, ""] | int) -> Mask:
         """The mask of sliding layers. A text lies in one run of columns, around the ring's end too: columns tell age."""
         if self.config.window is None:
             return mask
@@ -273,14 +277,14 @@ class Transformer(nnx.Module):
         age = (column + jnp.arange(steps, dtype=jnp.int32)[:, None] - jnp.arange(size, dtype=jnp.int32)[None]) % size
         return mask & (age < self.config.window)[None]
 
-    def _query_growth(self, positions: jax.Array) -> jax.Array | None:
-        """float32 [B, T], what queries are multiplied by, as in transformers' Ministral 3; None for nothing."""
+    def _query_growth(self, positions: Int32[Array, "rows tokens"]) -> Float32[Array, "rows tokens"] | None:
+        """What queries are multiplied by, as in transformers' Ministral 3; None for nothing."""
         if not self.config.query_growth:
             return None
         spans = jnp.floor(positions.astype(jnp.float32) / self.config.rope.original_max_position)
         return 1.0 + self.config.query_growth * jnp.log1p(spans)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """LM head: hidden [..., D] -> float32 logits [..., V]."""
+    def logits(self, hidden: Float[Array, "*others width"]) -> Float32[Array, "*others vocab"]:
+        """The LM head."""
         kernel = self.embedding[...].T if self.head is None else self.head.kernel[...]
         return capped(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32), self.config.logit_cap)
