@@ -82,7 +82,9 @@ class MathToken(TrainingConfig, TransferConfig):
         prompts: prompts per update, each with its own draw of the token budget (32; 8 for a real model on a CPU).
         completions: completions per prompt in training, for the leave-one-out baseline.
         samples: sampling budget B of the reward, less than --completions: the adapters are trained for Pass@B (not LPO), and
-            Pass@B is evaluated beside Pass@1.
+            Pass@B is evaluated beside Pass@1 (and Pass@2B where there are completions for it).
+        held_out_completions: completions per question on the problems that are evaluated (as many as --samples). All subsets
+            of B of them count for Pass@B, so more make it surer.
         epochs: steps of the optimiser on the completions of an update, with clipped ratios (1 is REINFORCE itself).
         learning_rate: of Adam.
         entropy_bonus: weight of the policy's entropy in the loss; falls linearly to a tenth.
@@ -93,6 +95,7 @@ class MathToken(TrainingConfig, TransferConfig):
     prompts: int | None = None
     completions: int = 8
     samples: int = 1
+    held_out_completions: int | None = None
     epochs: int = 4
     learning_rate: float = 2e-3
     entropy_bonus: float = 0.01
@@ -105,6 +108,7 @@ class MathToken(TrainingConfig, TransferConfig):
         self.at_least(0, "learning_rate", "entropy_bonus")
         if self.samples >= self.completions:
             raise ValueError(f"--samples {self.samples}: give less than --completions, which is {self.completions}")
+        self.at_least(self.samples, "held_out_completions")
 
     @functools.cached_property
     def action_set(self) -> list[SamplingParams]:
@@ -121,13 +125,21 @@ class MathToken(TrainingConfig, TransferConfig):
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is evaluated: Pass@1, Pass@B, and the mean of rewards of one's own, which may be graded."""
+        samples = {1, self.samples}
+        if self.samples > 1 and self.tries >= 2 * self.samples:
+            samples.add(2 * self.samples)
         own = ("reward",) if self.reward is not None else ()
-        return ("pass@1", f"pass@{self.samples}", *own) if self.samples > 1 else ("pass@1", *own)
+        return (*(f"pass@{k}" for k in sorted(samples)), *own)
+
+    @property
+    def tries(self) -> int:
+        """Completions per question that is evaluated."""
+        return self.held_out_completions or self.samples
 
     @property
     def validations(self) -> int:
         """Completions per validation question that the best static action is chosen by: from few, it is not the best."""
-        return max(4 if self.slow else 16, self.samples)
+        return max(4 if self.slow else 16, self.tries)
 
     def settings(self, seed: int, rule: Rule = "reinforce") -> TrainSettings:
         """The learner's settings of one training seed."""
@@ -268,7 +280,7 @@ class Comparison:
         found, first = {}, next(iter(self._rows))
         for (dataset, cot), environment in self._evaluated.items():
             stage = f"evaluating {name}" + ("" if dataset == first else ", transfer") + self._way(cot)
-            tries = self._config.samples
+            tries = self._config.tries
             found[dataset, cot] = score(environment, policy, stage, self._config, self._run, completions=tries, watched=True)
         return found
 
@@ -287,7 +299,7 @@ class Comparison:
             values = [estimates[asked, metric] for estimates in runs]
             dataset, cot = asked
             self._rows[dataset] += budget_rows(
-                method, cot, metric, self._config.budgets, values, over, completions=self._config.samples
+                method, cot, metric, self._config.budgets, values, over, completions=self._config.tries
             )
             self._estimates[asked, metric, method] = values
         self._report()

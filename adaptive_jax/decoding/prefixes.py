@@ -16,15 +16,16 @@ from adaptive_jax.lm.decoder import Decoder, Prefixes
 from adaptive_jax.parallel import Replicas
 
 BUCKET = 32  # ring sizes are rounded up to it, prompt widths to it times a power of two, so that few shapes are compiled
+OWN_BUCKET = 8  # the same for what follows a shared prefix, which is often a line: wider, most of its columns were padding
 SHORTEST = BUCKET  # a shorter prefix saves no column
 MOST = 8  # prefixes at a time: those that save most; their entries stay in memory
 
 Tokens = tuple[int, ...]
 
 
-def prefill_width(count: int) -> int:
-    """Columns of a prefill for prompts of up to `count` tokens."""
-    return BUCKET << max(-(-count // BUCKET) - 1, 0).bit_length()
+def prefill_width(count: int, bucket: int = BUCKET) -> int:
+    """Columns of a prefill for prompts of up to `count` tokens: `bucket` times a power of two."""
+    return bucket << max(-(-count // bucket) - 1, 0).bit_length()
 
 
 def common_prefixes(prompts: Sequence[Sequence[int]]) -> list[Tokens]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding import loop
-from adaptive_jax.decoding.prefixes import BUCKET, SharedPrefixes, prefill_width
+from adaptive_jax.decoding.prefixes import BUCKET, OWN_BUCKET, SharedPrefixes, prefill_width
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
@@ -83,7 +83,8 @@ def prefill_batches(
     for start in range(0, len(pieces), count):
         members, owned = zip(*pieces[start : start + count], strict=True)
         columns = prefill_width(max(len(prompts[i].tokens) for i in members))
-        own_columns = prefill_width(max(own[i] for i in members))
+        shared = any(source[i] >= 0 for i in members)
+        own_columns = min(columns, prefill_width(max(own[i] for i in members), OWN_BUCKET)) if shared else columns
         tokens = np.zeros((count, own_columns), np.int32)
         lengths = np.ones(count, np.int32)  # rows that pad the last batch are one-token prompts that nobody reads
         starts_with = np.full(count, -1, np.int32)

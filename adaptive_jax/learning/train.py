@@ -23,6 +23,7 @@ from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.digest import tree_digest
 from adaptive_jax.environment import Environment
+from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.learning.constant import constant_token_adapter
 from adaptive_jax.learning.lpo import Rule, best_against_worst, lpo_update
 from adaptive_jax.learning.reinforce import Metrics, pad_decisions, pass_advantages, reinforce_update
@@ -289,17 +290,24 @@ def validate(
     settings: TrainSettings,
     on_progress: Callable[[int], None] | None = None,
 ) -> float:
-    """Pass@B of a policy, B the reward's samples, from at least 4 completions per question; the budgets take turns.
+    """Pass@B of a policy, B the reward's samples, from 4 B completions per question; the budgets take turns.
 
-    Every call has the same draws, which no update has.
+    All subsets of B completions count (`pass_at_k`): a single one is right or wrong, which tells policies apart too roughly to
+    choose among them. A question counts for as much as it has completions whose reward is known, and not at all where they are
+    less than B. Every call has the same draws, which no update has.
     """
-    asked = np.arange(len(environment))
-    budgets, tries = np.resize(settings.budgets, len(asked)), -(-4 // settings.samples)
-    several = dataclasses.replace(settings, completions=tries * settings.samples)
-    _, *found = collect(environment, policy, several, asked, budgets, 0, on_progress)
-    rewards, valid = (array.reshape(len(array), tries, settings.samples) for array in found)
-    solved, known = (rewards * valid).max(axis=2), valid.all(axis=2)
-    right, count = total(np.array([solved[known].sum(), known.sum()], float))
+    asked, samples = np.arange(len(environment)), settings.samples
+    budgets = np.resize(settings.budgets, len(asked))
+    several = dataclasses.replace(settings, completions=4 * samples)
+    _, rewards, valid = collect(environment, policy, several, asked, budgets, 0, on_progress)
+    known = valid.sum(axis=1)
+    if samples == 1:  # graded rewards, too
+        solved = (rewards * valid).sum(axis=1)
+    else:
+        known = np.where(known >= samples, known, 0)
+        pairs = zip(rewards, valid, known, strict=True)
+        solved = np.array([count and count * pass_at_k(reward[own] == 1.0, samples) for reward, own, count in pairs])
+    right, count = total(np.array([solved.sum(), known.sum()], float))
     return float(right / max(count, 1))
 
 

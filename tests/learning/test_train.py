@@ -180,11 +180,18 @@ def test_what_is_not_above_the_best_action_alone_is_not_kept() -> None:
 
 
 def test_validation_is_pass_at_b_of_what_is_known() -> None:
-    """4 completions per question: the first `right` of them are right, and a pair with one that is unknown does not count."""
+    """Of 4 B completions per question the first `right` of them are right; one that is unknown is in no subset of B."""
     environment = Scripted(right=[0, 1, 2, 3, 4, 4], known=[4, 4, 4, 4, 4, 3], completions=4)
     assert validate(environment, untrained(), SETTINGS) == pytest.approx((1 + 2 + 3 + 4 + 3) / 23)
-    pairs = validate(environment, untrained(), dataclasses.replace(SETTINGS, samples=2))
-    assert pairs == pytest.approx((0 + 1 + 1 + 2 + 2 + 1) / 11)
+
+    right, known = [0, 1, 5, 8, 3, 1], [8, 8, 6, 3, 2, 1]  # a single known completion is no pair
+    environment = Scripted(right, known, completions=8)
+    pairs = [
+        [max(pair) for pair in itertools.combinations([n < r for n in range(k)], 2)] for r, k in zip(right, known, strict=True)
+    ]
+    expected = sum(k * np.mean(solved) for k, solved in zip(known, pairs, strict=True) if solved) / sum(known[:-1])
+    found = validate(environment, untrained(), dataclasses.replace(SETTINGS, samples=2))
+    assert found == pytest.approx(expected)
 
 
 def test_an_update_is_made_of_the_decisions_whose_reward_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
