@@ -1,0 +1,243 @@
+"""The chance of a right completion, summed instead of estimated from draws.
+
+Where answers are short, a question has few right completions, and their probabilities under a policy can be summed:
+
+    chance = sum over completions y of prod over steps t of sum over actions a of pi(a | y_<t) q_a(y_t | y_<t),
+
+q_a being the distribution that action a draws from. Which completions are right is found by drawing some, once for all
+policies. One that none of these draws met is missing from every policy's sum, so a sum is a lower bound of the chance; what it
+lacks is seen from the share of right draws beside it. The formula is the law of total probability; its use here is ours.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Float64, Int32
+
+from adaptive_jax.decoding.embedding import embeddings
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.policy import Observation, Policy
+from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.sampling import probabilities, summary
+from adaptive_jax.environment import Environment
+from adaptive_jax.lm.decoder import Decoder
+from adaptive_jax.policies.token import TokenAdapter
+
+SIDE_BY_SIDE = 32  # contexts whose distributions are computed at once
+
+Completion = tuple[int, ...]
+
+
+def right_completions(
+    environment: Environment,
+    policies: Iterable[Policy],
+    budget: int,
+    *,
+    completions: int,
+    seed: int = 0,
+    rows: int = 128,
+) -> list[set[Completion]]:
+    """The different right completions that were drawn for each question, each with the token that ended it.
+
+    Args:
+        environment: Q questions.
+        policies: what draws; hotter ones find more.
+        budget: token budget of each completion.
+        completions: drawn for each question by each policy.
+        seed: fixes the draws.
+        rows: completions that are decoded side by side.
+
+    Returns:
+        Q sets.
+    """
+    lm, count = environment.lm, len(environment)
+    found: list[set[Completion]] = [set() for _ in range(count)]
+    for policy in policies:
+        asked = np.repeat(np.arange(count), completions)
+        with environment.grading(asked) as grading:
+            trajectory = rollout(
+                lm.decoder,
+                policy,
+                [environment.prompt(index, budget) for index in range(count)],
+                key=jax.random.key(seed),
+                stop_ids=environment.stop.ids,
+                completions=completions,
+                rows=rows,
+                max_positions=lm.config.max_positions,
+                prompt_width=environment.prompt_width,
+                on_ended=grading.add,
+            )
+            rewards, known = grading.rewards()
+        trajectory = environment.stop.truncated(trajectory)
+        for n in np.flatnonzero((rewards == 1.0)[:, 0] & known[:, 0]).tolist():
+            found[asked[n]].add(tuple(trajectory.new_tokens(n).tolist()))
+    return found
+
+
+@dataclass(frozen=True)
+class RightSteps:
+    """The steps of right completions, and what each action makes of them.
+
+    Attributes:
+        hidden: that predicts the step's token.
+        entropy, top_probability: see `Observation`.
+        token: the token before.
+        place: number t of the step, from 0.
+        drawn: the chance that the action draws what the completion goes on with.
+        completion: which completion the step is of, ascending.
+        question: of each completion.
+        budget: token budget.
+        actions: the action space, shape [A].
+    """
+
+    hidden: Float32[np.ndarray, "steps width"]
+    entropy: Float32[np.ndarray, " steps"]
+    top_probability: Float32[np.ndarray, " steps"]
+    token: Int32[np.ndarray, " steps"]
+    place: Int32[np.ndarray, " steps"]
+    drawn: Float32[np.ndarray, "steps actions"]
+    completion: Int32[np.ndarray, " steps"]
+    question: Int32[np.ndarray, " completions"]
+    questions: int
+    budget: int
+    actions: SamplingParams
+
+    def alone(self, action: int) -> Float64[np.ndarray, " questions"]:
+        """Each question's chance where one action is taken at every step."""
+        return self._chances(self.drawn[:, action])
+
+    def under(self, policy: TokenAdapter) -> Float64[np.ndarray, " questions"]:
+        """Each question's chance under an adapter of the same actions."""
+        observation = Observation(
+            hidden=jnp.asarray(self.hidden),
+            remaining=jnp.asarray(self.budget - self.place),
+            budget=jnp.full(len(self.place), self.budget, jnp.int32),
+            token=jnp.asarray(self.token),
+            entropy=jnp.asarray(self.entropy),
+            top_probability=jnp.asarray(self.top_probability),
+        )
+        chosen = jax.nn.softmax(policy.logits(policy.features(observation)), axis=-1)
+        return self._chances(np.sum(np.asarray(chosen) * self.drawn, axis=-1))
+
+    def _chances(self, drawn: Float[np.ndarray, " steps"]) -> Float64[np.ndarray, " questions"]:
+        logs = np.log(np.maximum(drawn.astype(np.float64), 1e-300))
+        whole = np.exp(np.bincount(self.completion, logs, len(self.question)))
+        return np.minimum(np.bincount(self.question, whole, self.questions), 1.0)
+
+
+def right_steps(
+    environment: Environment, right: Sequence[Collection[Completion]], actions: SamplingParams, budget: int, *, rows: int = 128
+) -> RightSteps:
+    """What every action makes of the steps of right completions: one prefill for each beginning of one.
+
+    A completion that a stop token ended stands for all that differ from it in that token alone, and not in their text: a line
+    may end by one line feed or by two.
+
+    Args:
+        environment: Q questions.
+        right: the right completions of each, none of which begins another one, as `right_completions` finds them.
+        actions: the action space, shape [A].
+        budget: token budget that they were drawn at.
+        rows: beginnings that are computed side by side.
+
+    Raises:
+        ValueError: no question has a right completion.
+    """
+    events = _events(environment, right)
+    if not events:
+        raise ValueError("no right completion was found: draw more of them, or hotter ones")
+    steps = [(n, step) for n, event in enumerate(events) for step in event.steps]
+    contexts = {context: n for n, context in enumerate(dict.fromkeys(context for _, (context, _) in steps))}
+    prompts = [(*environment.prompt(question, budget).tokens, *begun) for question, begun in contexts]
+    hidden, _ = embeddings(environment.lm.decoder, prompts, rows=rows)
+    place = np.array([contexts[context] for _, (context, _) in steps])
+    drawn, entropy, top = _drawn(environment, hidden[place], [goes_on for _, (_, goes_on) in steps], actions)
+    return RightSteps(
+        hidden=hidden[place],
+        entropy=entropy,
+        top_probability=top,
+        token=np.array([prompts[at][-1] for at in place], np.int32),
+        place=np.array([len(begun) for _, ((_, begun), _) in steps], np.int32),
+        drawn=drawn,
+        completion=np.array([n for n, _ in steps], np.int32),
+        question=np.array([event.question for event in events], np.int32),
+        questions=len(right),
+        budget=budget,
+        actions=actions,
+    )
+
+
+def _drawn(
+    environment: Environment,
+    hidden: Float32[np.ndarray, "steps width"],
+    goes_on: Sequence[frozenset[int]],
+    actions: SamplingParams,
+) -> tuple[Float32[np.ndarray, "steps actions"], Float32[np.ndarray, " steps"], Float32[np.ndarray, " steps"]]:
+    """The chance that each action draws one of the tokens that a step goes on with; and entropies and top probabilities."""
+    different = {tokens: n for n, tokens in enumerate(dict.fromkeys(goes_on))}
+    members = np.zeros((len(different), max(map(len, different))), np.int32)
+    weights = np.zeros(members.shape, np.float32)
+    for tokens, n in different.items():
+        members[n, : len(tokens)], weights[n, : len(tokens)] = sorted(tokens), 1.0
+    group = np.array([different[tokens] for tokens in goes_on])
+    found = []
+    for start in range(0, len(hidden), SIDE_BY_SIDE):
+        own = np.minimum(np.arange(start, start + SIDE_BY_SIDE), len(hidden) - 1)  # the last batch is filled up
+        parts = _chances_of(environment.lm.decoder, actions, hidden[own], members[group[own]], weights[group[own]])
+        found.append([np.asarray(part) for part in parts])
+    drawn, entropy, top = (np.concatenate(parts)[: len(hidden)] for parts in zip(*found, strict=True))
+    return drawn, entropy, top
+
+
+@jax.jit
+def _chances_of(
+    decoder: Decoder,
+    actions: SamplingParams,
+    hidden: Float32[Array, "rows width"],
+    members: Int32[Array, "rows tokens"],
+    weights: Float32[Array, "rows tokens"],
+) -> tuple[Float32[Array, "rows actions"], Float32[Array, " rows"], Float32[Array, " rows"]]:
+    logits = decoder.logits(hidden)
+
+    def one(action: SamplingParams) -> Float32[Array, " rows"]:
+        return jnp.sum(jnp.take_along_axis(probabilities(logits, action), members, axis=-1) * weights, axis=-1)
+
+    # one action after the other: the distributions of all of them would not fit
+    drawn = jax.lax.map(one, actions)
+    return drawn.T, *summary(logits)
+
+
+Context = tuple[int, Completion]  # a question, and what of a completion is there already
+Step = tuple[Context, frozenset[int]]  # and the tokens any of which goes on with it
+
+
+@dataclass(frozen=True)
+class _Event:
+    """A right completion, or several that differ in the token that ends them."""
+
+    question: int
+    steps: tuple[Step, ...]
+
+
+def _events(environment: Environment, right: Sequence[Collection[Completion]]) -> list[_Event]:
+    ends = environment.stop.ids
+    found: dict[_Event, None] = {}  # in order, and each once
+    for question, completions in enumerate(right):
+        for tokens in sorted(completions):
+            goes_on = [frozenset([token]) for token in tokens]
+            if tokens[-1] in ends:
+                goes_on[-1] = _same_text(environment, tokens[:-1], tokens[-1])
+            steps = tuple(((question, tokens[:t]), goes_on[t]) for t in range(len(tokens)))
+            found[_Event(question, steps)] = None
+    return list(found)
+
+
+def _same_text(environment: Environment, begun: Completion, end: int) -> frozenset[int]:
+    """The stop tokens that end a completion with the same text as `end` does."""
+    ends = environment.stop.ids
+    tokens = np.array([[*begun, token] for token in (end, *ends)], np.int32)
+    text, *texts = environment.texts(tokens, np.full(len(tokens), tokens.shape[1]))
+    return frozenset([end, *(token for token, other in zip(ends, texts, strict=True) if other == text)])

@@ -1,0 +1,174 @@
+"""Pass@k of a finished math_token run, from the chances of right completions instead of from draws.
+
+    uv run python -m experiments.chances RUN --out RUN-chances
+
+For short answers only: `adaptive_jax.evaluation.chances` says how. Draws are noisy, and a few hundred questions with a few
+completions each tell two methods apart to two or three points; summed chances leave only the noise of which questions are
+asked. The table shows how much the sums miss: beside each is the same from draws of every action alone.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.evaluation.chances import right_completions, right_steps
+from adaptive_jax.evaluation.results import MEAN, Row, budget_rows, markdown_table, results_json, table_line
+from adaptive_jax.policies.fixed import mixed
+from adaptive_jax.policies.token import TokenAdapter, token_adapter
+from adaptive_jax.runs.adapters import load_adapter
+from adaptive_jax.runs.directory import read_metrics
+from experiments.launching import exit_on_usage_error, launch
+from experiments.math_token import ADAPTERS, BEST, MIXED, MathToken, static_name
+from experiments.running import load_model
+from experiments.splits import load_splits
+
+log = logging.getLogger("experiments.chances")  # __name__ is __main__ under python -m
+
+HOW = (
+    "{model} on {dataset}, CoT {cot}: {metric} in per cent, from the summed chances of the right completions that were found; "
+    "n = {n} questions, {found:.1f} right completions each. Differences are to the best static setting, which was chosen on "
+    "validation problems from draws, with their paired bootstrap 95% interval.\n"
+)
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Flags.
+
+    Attributes:
+        run: the directory of a finished math_token run; called from where the run was, so that its files are found.
+        out: a directory for chances.json and chances.md; otherwise the tables are printed only.
+        completions: drawn for each question by a random action for each completion, and again by a random one for each token,
+            to find right ones.
+        seed: fixes these draws.
+        rows: completions that are decoded side by side.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    out: Path | None = None
+    completions: int = 16
+    seed: int = 1
+    rows: int = 128
+
+
+def main(flags: Chances) -> str:
+    """Print the tables, and write them; returns them."""
+    with exit_on_usage_error():
+        config = read_config(flags.run)
+        lm, splits = load_model(config), load_splits(config)
+        environment = config.environment(lm, splits.test, config.cot, examples=splits.examples, completions=flags.completions)
+        actions, adapters = SamplingParams.stack(config.action_set), load_adapters(flags.run, config)
+        best = chosen_static(flags.run, config)
+    names = [static_name(action) for action in config.action_set]
+    chances: dict[str, list[np.ndarray]] = {}  # method -> for each training seed float [Q, K]
+    found = 0.0
+    for budget in config.budgets:
+        uniform = token_adapter(lm.config.hidden_size, actions=actions, budget_scale=max(config.budgets))
+        right = right_completions(
+            environment,
+            (mixed(config.action_set), uniform),
+            budget,
+            completions=flags.completions,
+            seed=flags.seed,
+            rows=flags.rows,
+        )
+        found += sum(map(len, right)) / len(right) / len(config.budgets)
+        log.info("b = %d: %d right completions of %d questions", budget, sum(map(len, right)), sum(map(bool, right)))
+        steps = right_steps(environment, right, actions, budget, rows=flags.rows)
+        alone = [steps.alone(action) for action in range(len(names))]
+        own = {name: [chance] for name, chance in zip(names, alone, strict=True)} | {MIXED: [np.mean(alone, axis=0)]}
+        own |= {ADAPTERS[method][0]: [steps.under(adapter) for adapter in seeds] for method, seeds in adapters.items()}
+        for name, values in own.items():
+            parts = chances.setdefault(name, [np.zeros((len(environment), 0))] * len(values))
+            chances[name] = [np.column_stack(pair) for pair in zip(parts, values, strict=True)]
+    tables, rows = [], []
+    for metric in config.metrics:
+        if not metric.startswith("pass@"):
+            continue
+        k = int(metric.removeprefix("pass@"))
+        reached = {name: [1.0 - (1.0 - chance) ** k for chance in runs] for name, runs in chances.items()}
+        base = np.column_stack([reached[best[metric][i]][0][:, i] for i in range(len(config.budgets))])
+        table = budget_rows(BEST, config.cot, metric, config.budgets, [base])
+        for name, runs in reached.items():
+            table += budget_rows(name, config.cot, metric, config.budgets, runs, (BEST, base))
+        told = {"model": lm.name, "dataset": config.dataset, "cot": config.cot, "metric": metric.capitalize()}
+        tables += [HOW.format(**told, n=len(environment), found=found), markdown_table(table)]
+        rows += table
+    text = "\n".join([*tables, beside_draws(flags.run, rows)])
+    print(text)
+    if flags.out is not None:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        (flags.out / "chances.md").write_text(text)
+        content = results_json("chances", lm.name, config.dataset, rows)
+        (flags.out / "chances.json").write_text(json.dumps(content, indent=1) + "\n")
+    return text
+
+
+def read_config(run: Path) -> MathToken:
+    """The flags of a math_token run.
+
+    Raises:
+        ValueError: there is no such run, or it is another experiment's.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{run}: no config.json is there; give the directory of a math_token run")
+    written, kinds = json.loads(path.read_text()), typing.get_type_hints(MathToken)
+    if written.keys() != kinds.keys() & {field.name for field in dataclasses.fields(MathToken)}:
+        raise ValueError(
+            f"{path}: its flags are not those of this version's math_token; give a run of math_token, made with this version"
+        )
+    return MathToken(**{name: _typed(value, kinds[name]) for name, value in written.items()})
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """JSON's value as the flag's own type."""
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in (kind, *typing.get_args(kind)) else value
+
+
+def load_adapters(run: Path, config: MathToken) -> dict[str, list[TokenAdapter]]:
+    """The trained adapters by method, one for each training seed. Raises ValueError or OSError where one is missing."""
+    found: dict[str, list[TokenAdapter]] = {}
+    for method, seed in itertools.product(ADAPTERS, config.training_seeds):
+        adapter = load_adapter(run, method=method, seed=seed)
+        assert isinstance(adapter, TokenAdapter)
+        found.setdefault(method, []).append(adapter)
+    return found
+
+
+def chosen_static(run: Path, config: MathToken) -> dict[str, list[str]]:
+    """For each metric the static setting that the run chose on validation problems, at each token budget."""
+    lines = [line for line in read_metrics(run) if line.get("event") == BEST and line["cot"] == config.cot]
+    if not lines:
+        raise ValueError(f"{run}: no best static setting is in its metrics.jsonl; let the run come to its end")
+    return {line["metric"]: [line[f"b = {budget}"] for budget in config.budgets] for line in lines}
+
+
+def beside_draws(run: Path, rows: Sequence[Row]) -> str:
+    """Pass@1 as summed, and as the run drew it on the same questions: what the sums miss is the difference, but for noise."""
+    drawn = json.loads((run / "results.json").read_text())["rows"]
+    known = {(row["method"], row["cot"], row["metric"], row["budget"]): row for row in drawn}
+    lines = [table_line(["Pass@1, mean", "summed", "drawn"]), table_line([":--", "--:", "--:"])]
+    for row in rows:
+        other = known.get((row.method, row.cot, row.metric, row.budget))
+        if row.metric == "pass@1" and row.budget == MEAN and other is not None:
+            lines.append(
+                table_line([row.method, f"{100 * row.value:.1f}", f"{100 * other['value']:.1f} ± {100 * other['ci95']:.1f}"])
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    launch(main, Chances, __doc__)
