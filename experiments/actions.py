@@ -1,18 +1,24 @@
 """What the two sequence-level experiments share: their flags, and every action scored on every question."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float64
 
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.environment import Environment
+from adaptive_jax.evaluation.chances import right_completions, right_steps
 from adaptive_jax.evaluation.evaluate import ActionScores, score_actions
 from adaptive_jax.learning.train import check_binary
+from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.asking import AskingConfig, asked_digest
 from experiments.progress import Progress
+
+log = logging.getLogger(__name__)
 
 SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
@@ -62,3 +68,39 @@ def scored(
     scores = ActionScores(**run.stage(name, compute, inputs=(SamplingParams.stack(actions), asked_digest(environment))))
     check_binary(scores.rewards, max(SAMPLES))
     return scores
+
+
+def summed(
+    name: str,
+    environment: Environment,
+    actions: Sequence[SamplingParams],
+    completions: int,
+    config: SequenceConfig,
+    run: RunDirectory,
+) -> Float64[np.ndarray, "budgets questions actions"]:
+    """The chance of a right completion of every question under every action, as a stage of the run: computed once.
+
+    `completions` of each question are drawn to find right ones, each under a random action.
+    """
+
+    def compute() -> dict[str, np.ndarray]:
+        chances = []
+        for budget in config.budgets:
+            with Progress(f"{name}, b = {budget}", len(environment) * completions, run.stop) as progress:
+                found = right_completions(
+                    environment,
+                    [mixed(actions)],
+                    budget,
+                    completions=completions,
+                    seed=config.seed,
+                    rows=config.rows,
+                    on_progress=progress.at_least,
+                )
+            log.info(
+                "%s, b = %d: %d right completions of %d questions", name, budget, sum(map(len, found)), sum(map(bool, found))
+            )
+            steps = right_steps(environment, found, SamplingParams.stack(actions), budget, rows=config.rows)
+            chances.append(np.stack([steps.alone(action) for action in range(len(actions))], axis=1))
+        return {"chances": np.stack(chances)}
+
+    return run.stage(name, compute, inputs=SamplingParams.stack(actions))["chances"]

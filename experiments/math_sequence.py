@@ -24,16 +24,17 @@ from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.environment import Cot, Environment, Question, questions
 from adaptive_jax.evaluation.choices import (
     Asked,
+    Chances,
+    Draws,
+    Outcomes,
     adapter_choice,
     best_static,
     lookup_choice,
-    mixed_static,
     oracle,
 )
 from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
 from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
-from adaptive_jax.evaluation.statistics import pass_at_k
 from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
 from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
 from adaptive_jax.learning.lpo import Rule
@@ -47,8 +48,9 @@ from adaptive_jax.runs.directory import Metrics, RunDirectory
 from adaptive_jax.runs.machine import environment as machine
 from adaptive_jax.runs.records import named_leaves, replace_leaves
 from adaptive_jax.tasks import arithmetic, forks
+from adaptive_jax.tasks.problem import VERDICTS
 from adaptive_jax.tasks.sandbox import choose_tier, tiers
-from experiments.actions import SAMPLES, SequenceConfig, scored
+from experiments.actions import SAMPLES, SequenceConfig, scored, summed
 from experiments.asking import COMPONENT
 from experiments.launching import exit_on_usage_error, launch
 from experiments.running import load_model, open_run, write_report
@@ -97,6 +99,9 @@ class MathSequence(SequenceConfig, TransferConfig):
             and 1.25).
         completions: completions per question and action for training and validation, at least 8.
         held_out_completions: completions per question and action on the problems that are evaluated, at least 8.
+        summed_chances: for short answers: rewards and results are chances of a right completion, summed over the right ones
+            that were found, instead of shares of draws (adaptive_jax/evaluation/chances.py). The completions of a question are
+            then drawn under a random action each, to find right ones.
         updates: policy-gradient updates per adapter and seed.
         learning_rate: of AdamW.
         pooling: the prompt embedding: the last token's hidden state, the prompt's mean, or both.
@@ -107,6 +112,7 @@ class MathSequence(SequenceConfig, TransferConfig):
     train_limit: int | None = None
     completions: int = 8
     held_out_completions: int = 16
+    summed_chances: bool = False
     updates: int = 2000
     learning_rate: float = 1e-3
     pooling: Pooling = "both"
@@ -114,7 +120,7 @@ class MathSequence(SequenceConfig, TransferConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "updates")
-        self.at_least(LARGEST, "completions", "held_out_completions")
+        self.at_least(1 if self.summed_chances else LARGEST, "completions", "held_out_completions")
         self.at_least(0, "learning_rate")
 
     @property
@@ -191,10 +197,16 @@ class Part:
         run: RunDirectory,
     ):
         self._questions, self._budgets = environment.questions, config.budgets
-        self._scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run, apart=True)
         self._last, self._mean = embeddings(environment)
-        self.verdicts = self._scores.verdicts
-        self._samples = unpacked(self._scores.samples)
+        self._outcomes: list[Outcomes]  # one for each token budget
+        if config.summed_chances:
+            chances = summed(f"summing the chances on {name}", environment, settings, completions, config, run)
+            self._outcomes, self._known = [Chances(own) for own in chances], np.ones(len(environment), bool)
+            self.verdicts, self._samples = np.zeros(len(VERDICTS), int), []
+        else:
+            scores = scored(f"scoring the actions on {name}", environment, settings, completions, config, run, apart=True)
+            self._outcomes, self._known = [Draws(own) for own in scores.wins], scores.known
+            self.verdicts, self._samples = scores.verdicts, unpacked(scores.samples)
         self.samples: dict[str, list[Sample]] = {setting_name(setting): [] for setting in settings}
         for sample in self._samples:
             self.samples[setting_name(settings[sample["group"]])].append(sample)
@@ -218,13 +230,13 @@ class Part:
             wanted = set(questions([question.problem for question in self._questions], "mix"))
         else:
             wanted = {question for question in self._questions if cot == "mix" or question.cot == (cot == "all")}
-        return [i for i, question in enumerate(self._questions) if question in wanted and self._scores.known[i]]
+        return [i for i, question in enumerate(self._questions) if question in wanted and self._known[i]]
 
     def asked(self, cot: Cot, budget: int, *, each_way: bool = False) -> Asked:
         """The questions of a row of the table at a token budget; with `each_way`, mix has every problem in both ways."""
         kept = self._kept(cot, each_way=each_way)
-        wins = self._scores.wins[self._budgets.index(budget), kept]
-        return Asked(wins, self._last[kept], self._mean[kept], [kind(self._questions[i]) for i in kept])
+        outcomes = self._outcomes[self._budgets.index(budget)].of(kept)
+        return Asked(outcomes, self._last[kept], self._mean[kept], [kind(self._questions[i]) for i in kept])
 
 
 def kind(question: Question) -> str:
@@ -252,7 +264,9 @@ def compare(lm: LM, parts: dict[str, Part], experiment: str, config: MathSequenc
                 scores = {method: [pass_curve(estimate, asked) for estimate in by_seed] for method, by_seed in found.items()}
                 for method, runs in scores.items():
                     over = None if method == BASELINE else (BASELINE, scores[BASELINE][0])
-                    rows[name] += pass_rows(method, cot, budget, runs, over, completions=config.tries(name))
+                    rows[name] += pass_rows(
+                        method, cot, budget, runs, over, completions=None if config.summed_chances else config.tries(name)
+                    )
                 if cot == config.cot:
                     for method, k in itertools.product(SHOWN, (1, LARGEST)):
                         if isinstance(own := found[method][0], Choosing):
@@ -276,7 +290,7 @@ def methods(
     log.info("CoT %s, b = %d, best static on validation: %s", cot, budget, "; ".join(f"{k} {v}" for k, v in names.items()))
     found: dict[str, list[Estimate]] = {
         BASELINE: [Choosing(lambda asked, k: best[k])],
-        "mixed static": [lambda asked, k: mixed_static(asked, k, config.seed)],
+        "mixed static": [lambda asked, k: asked.outcomes.mixed(k, config.seed)],
     }
     for method, (name, _, _) in TRAINED.items():
         found[name] = []
@@ -326,7 +340,7 @@ def trained(
 
 def table(asked: Asked) -> Table:
     """What the learner sees of questions."""
-    rates = jnp.asarray([pass_at_k(asked.wins, k) for k in SAMPLES], jnp.float32)
+    rates = jnp.asarray([asked.outcomes.rates(k) for k in SAMPLES], jnp.float32)
     return Table(jnp.asarray(asked.last), jnp.asarray(asked.mean), rates)
 
 
@@ -340,6 +354,8 @@ def report(
 ) -> str:
     """Write results.json, samples.jsonl, results.md and the figures; those of --eval-dataset are called transfer."""
     texts = [f"Actions: {'; '.join(map(setting_name, config.settings))}.\n"]
+    if config.summed_chances:
+        texts.append("Values are from summed chances of right completions, not from draws.\n")
     names = [name for name, _, _ in TRAINED.values()]
     for number, (dataset, own) in enumerate(rows.items()):
         prefix = "" if number == 0 else "transfer-"

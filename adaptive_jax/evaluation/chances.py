@@ -9,7 +9,7 @@ policies. One that none of these draws met is missing from every policy's sum, s
 lacks is seen from the share of right draws beside it. The formula is the law of total probability; its use here is ours.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -39,6 +39,7 @@ def right_completions(
     completions: int,
     seed: int = 0,
     rows: int = 128,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[set[Completion]]:
     """The different right completions that were drawn for each question, each with the token that ended it.
 
@@ -49,6 +50,7 @@ def right_completions(
         completions: drawn for each question by each policy.
         seed: fixes the draws.
         rows: completions that are decoded side by side.
+        on_progress: called now and then, with the number of completions of a policy that have ended.
 
     Returns:
         Q sets.
@@ -68,6 +70,7 @@ def right_completions(
                 rows=rows,
                 max_positions=lm.config.max_positions,
                 prompt_width=environment.prompt_width,
+                on_progress=on_progress,
                 on_ended=grading.add,
             )
             rewards, known = grading.rewards()

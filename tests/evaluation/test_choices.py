@@ -5,27 +5,42 @@ import numpy as np
 import pytest
 
 from adaptive_jax.decoding.policy import PromptObservation
-from adaptive_jax.evaluation.choices import Asked, adapter_choice, best_static, lookup_choice, mixed_static, oracle
+from adaptive_jax.evaluation.choices import Asked, Chances, Draws, adapter_choice, best_static, lookup_choice, oracle
 from adaptive_jax.evaluation.statistics import pass_at_k
 from tests.policies.adapters import random_sequence_adapter
 
 HIDDEN = 6
 
 
-def asked(shares: np.ndarray, completions: int, kinds: list[str], seed: int = 0) -> Asked:
-    """Questions whose completions under an action are right with a chance, float [Q, A]."""
-    rng = np.random.default_rng(seed)
-    wins = rng.random((*shares.shape, completions)) < shares[..., None]
-    last, mean = rng.normal(size=(2, len(shares), HIDDEN)).astype(np.float32)
-    return Asked(wins, last, mean, kinds)
+def drawn(shares: np.ndarray, completions: int) -> np.ndarray:
+    """Completions that are right with a chance under each action, float [Q, A]."""
+    return np.random.default_rng(0).random((*shares.shape, completions)) < shares[..., None]
+
+
+def asked(shares: np.ndarray, completions: int, kinds: list[str]) -> Asked:
+    """Questions with such completions."""
+    last, mean = np.random.default_rng(1).normal(size=(2, len(shares), HIDDEN)).astype(np.float32)
+    return Asked(Draws(drawn(shares, completions)), last, mean, kinds)
 
 
 def test_what_a_choice_reaches() -> None:
     some = asked(np.full((20, 3), 0.4), 5, ["same"] * 20)
     choice = np.arange(20) % 3
-    expected = [pass_at_k(some.wins[q, choice[q]], 2) for q in range(20)]
+    wins = drawn(np.full((20, 3), 0.4), 5)
+    expected = [pass_at_k(wins[q, choice[q]], 2) for q in range(20)]
     np.testing.assert_allclose(some.reached(choice, 2), expected)
-    np.testing.assert_allclose(some.reached(1, 2), pass_at_k(some.wins[:, 1], 2))
+    np.testing.assert_allclose(some.reached(1, 2), pass_at_k(wins[:, 1], 2))
+    np.testing.assert_allclose(some.outcomes.of([3, 1]).rates(2), some.outcomes.rates(2)[[3, 1]])
+
+
+def test_chances_are_what_many_draws_come_to() -> None:
+    """The same numbers from chances as from 4,000 draws by them; each method reads them in the same way."""
+    shares = np.random.default_rng(1).random((12, 3))
+    many, chances = Draws(drawn(shares, 4000)), Chances(shares)
+    for k in (1, 3, 8):
+        np.testing.assert_allclose(chances.rates(k), many.rates(k), atol=0.06)
+        np.testing.assert_allclose(chances.mixed(k, 0), many.mixed(k, 0), atol=0.06)
+    np.testing.assert_allclose(chances.of([5, 2]).rates(3), chances.rates(3)[[5, 2]])
 
 
 def test_best_static_depends_on_k() -> None:
@@ -40,9 +55,9 @@ def test_mixed_static_draws_an_action_for_each_completion() -> None:
     shares = np.tile([0.0, 1.0, 0.5, 0.5], (3000, 1))
     some = asked(shares, 8, [""] * 3000)
     for k in (1, 2, 8):
-        assert mixed_static(some, k, seed=0).mean() == pytest.approx(1 - 0.5**k, abs=0.02)
-    assert not np.array_equal(mixed_static(some, 1, seed=0), mixed_static(some, 1, seed=1))
-    np.testing.assert_array_equal(mixed_static(some, 8, 0) > 0, mixed_static(some, 1, 0) > 0)  # one draw for all k
+        assert some.outcomes.mixed(k, seed=0).mean() == pytest.approx(1 - 0.5**k, abs=0.02)
+    assert not np.array_equal(some.outcomes.mixed(1, seed=0), some.outcomes.mixed(1, seed=1))
+    np.testing.assert_array_equal(some.outcomes.mixed(8, 0) > 0, some.outcomes.mixed(1, 0) > 0)  # one draw for all k
 
 
 def test_lookup_takes_each_kinds_best() -> None:
