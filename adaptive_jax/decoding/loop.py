@@ -100,9 +100,7 @@ class Admission:
 
     Attributes:
         source: place in the `Prefill`, or -1.
-        token, length: the last token and how many there are: the prompt's, or a suspended completion's with it.
-        step: new tokens drawn so far.
-        sequence_action: the action that a suspended completion held; -1 at the start.
+        token, length: the prompt's last token, and how many it has.
         completion: the completion's index among its prompt's.
         budget, samples: token budget b and sampling budget B.
         key: the data of PRNG keys of the state's kind: like all of this, an array of the host, whose way into
@@ -112,8 +110,6 @@ class Admission:
     source: Int32[Any, "*replicas rows"]
     token: Int32[Any, "*replicas rows"]
     length: Int32[Any, "*replicas rows"]
-    step: Int32[Any, "*replicas rows"]
-    sequence_action: Int32[Any, "*replicas rows"]
     completion: Int32[Any, "*replicas rows"]
     budget: Int32[Any, "*replicas rows"]
     samples: Int32[Any, "*replicas rows"]
@@ -162,27 +158,22 @@ def empty_state(
 
 @functools.partial(jax.jit, donate_argnames="state")
 def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill, new: Admission) -> DecodeState:
-    """Give rows completions: their entries are written behind the cursor; at the start of one the policy begins."""
+    """Give rows completions: their prompts are written behind the cursor, and the policy begins."""
     received = new.source >= 0
     source = jnp.maximum(new.source, 0)
     last, mean = jnp.take(prefill.last, source, axis=0), jnp.take(prefill.mean, source, axis=0)
     prompt = PromptObservation(last=last, mean=mean, completion=new.completion, samples=new.samples, budget=new.budget)
     begun = jnp.full_like(new.source, BEGIN_STEP, dtype=jnp.uint32)
     key = jax.random.wrap_key_data(new.key, impl=jax.random.key_impl(state.key))
-    sequence_action = jnp.where(
-        new.sequence_action >= 0, new.sequence_action, policy.begin(prompt, _uniforms(key, begun, 1)[:, 0])
-    )
-
-    def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
-
+    sequence_action = policy.begin(prompt, _uniforms(key, begun, 1)[:, 0])
+    choose = functools.partial(_choose, received)
     return DecodeState(
         cache=decoder.insert(state.cache, prefill.cache, new.source, state.cursor),
         cursor=state.cursor,
         hidden=choose(last, state.hidden),
         token=choose(new.token, state.token),
         length=choose(new.length, state.length),
-        step=choose(new.step, state.step),
+        step=choose(jnp.zeros_like(state.step), state.step),
         budget=choose(new.budget, state.budget),
         sequence_action=choose(sequence_action, state.sequence_action),
         alive=received | state.alive,
@@ -190,29 +181,40 @@ def admit(decoder: Decoder, policy: Policy, state: DecodeState, prefill: Prefill
     )
 
 
-@functools.partial(jax.jit, static_argnames=("places", "width"))
-def empty_swap_space(decoder: Decoder, hidden: Float[Array, "*others width"], *, places: int, width: int) -> Prefill:
-    """Room for `places` suspended completions of up to `width` entries; `hidden` gives width and dtype."""
-    zeros = jnp.zeros((places, hidden.shape[-1]), hidden.dtype)
-    return Prefill(cache=decoder.empty_cache(places, width), last=zeros, mean=jnp.zeros_like(zeros))
-
-
-@functools.partial(jax.jit, donate_argnames=("state", "swap"))
-def suspend(decoder: Decoder, state: DecodeState, swap: Prefill, place: Int32[Array, " rows"]) -> tuple[DecodeState, Prefill]:
-    """Put rows' completions in the swap space, from which `admit` can take them as it takes prompts; the rows are dead then.
+@functools.partial(jax.jit, donate_argnames=("state", "target"))
+def move(
+    decoder: Decoder, state: DecodeState, target: DecodeState, source: Int32[Array, " rows"]
+) -> tuple[DecodeState, DecodeState]:
+    """Completions go on in rows of another ring, which has at least as many columns; their old rows are dead then.
 
     Args:
-        swap: of at most the ring's width, and at least that of each completion.
-        place: where in the swap space; -1 leaves a row alone.
+        source: for each row of the target, the row whose completion it gets; -1 for none.
     """
-    suspended = place >= 0
-    there = jnp.where(suspended, place, swap.last.shape[0])
-    swap = Prefill(
-        cache=decoder.suspend(state.cache, swap.cache, place, state.cursor),
-        last=swap.last.at[there].set(state.hidden, mode="drop"),
-        mean=swap.mean,
+    received = source >= 0
+    row = jnp.maximum(source, 0)
+
+    def choose(old: jax.Array, own: jax.Array) -> jax.Array:
+        return _choose(received, jnp.take(own, row, axis=0), old)
+
+    left = jnp.where(received, source, len(state.alive))
+    moved = DecodeState(
+        cache=decoder.move(state.cache, state.cursor, target.cache, target.cursor, source),
+        cursor=target.cursor,
+        hidden=choose(target.hidden, state.hidden),
+        token=choose(target.token, state.token),
+        length=choose(target.length, state.length),
+        step=choose(target.step, state.step),
+        budget=choose(target.budget, state.budget),
+        sequence_action=choose(target.sequence_action, state.sequence_action),
+        alive=choose(target.alive, state.alive),
+        key=choose(target.key, state.key),
     )
-    return dataclasses.replace(state, alive=state.alive & ~suspended), swap
+    return dataclasses.replace(state, alive=state.alive.at[left].set(False, mode="drop")), moved
+
+
+def _choose(received: Bool[Array, " rows"], fresh: jax.Array, old: jax.Array) -> jax.Array:
+    """[rows, ..]: the fresh of rows that received a completion, and the old of the others."""
+    return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
 
 
 def decode_step(

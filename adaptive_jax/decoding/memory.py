@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from adaptive_jax.decoding.rollout import ring_sizes
+from adaptive_jax.decoding.rings import ring_shapes
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import shapes
@@ -20,25 +20,18 @@ class Memory:
 
     Attributes:
         weights: the parameters.
-        cache: the ring of keys and values for the longest prompt and budget.
+        cache: keys and values in all rings; a ring that no completion comes to is not made.
         step: what a decoding step computes and lets go again.
-        growth: what is there besides for a moment when the short ring's rows go over to the long one.
     """
 
     weights: int
     cache: int
     step: int
-    growth: int
-
-    @property
-    def decoding(self) -> int:
-        """While the loop decodes over the long ring."""
-        return self.weights + self.cache + self.step
 
     @property
     def most(self) -> int:
         """At any moment."""
-        return self.weights + self.cache + max(self.step, self.growth)
+        return self.weights + self.cache + self.step
 
 
 def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.dtype, chunk: int = 16) -> Memory:
@@ -63,16 +56,14 @@ def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.
             f"a prompt of {prompt} tokens and a budget of {budget} exceed the model's context of {config.max_positions}: "
             "lower one of them"
         )
-    short, long = ring_sizes(prompt, budget, min(chunk, budget))
-    ring = partial(KVCache.zeros, config, rows, dtype=dtype)
-    cache, before = (_bytes(jax.eval_shape(lambda size=size: ring(size=size))) for size in (long, short))
+    rings = ring_shapes(prompt, budget, min(chunk, budget), rows)
+    cache = sum(_bytes(jax.eval_shape(partial(KVCache.zeros, config, *ring, dtype=dtype))) for ring in rings)
     # what XLA keeps at one time of a step, as its own reports show: logits with the sampling kernel's parts of them, or the
     # MLP's three activations, or the scores before and behind softmax
     logits = 4 * rows * config.vocab_size * 4 // 3
     mlp = 3 * rows * config.intermediate_size * dtype.itemsize
-    scores = 2 * 4 * rows * config.num_heads * long
-    growth = 0 if short == long else 2 * before
-    return Memory(_bytes(nnx.state(shapes(config, dtype))), cache, max(logits, mlp, scores), growth)
+    scores = 2 * 4 * config.num_heads * max(ring.rows * ring.size for ring in rings)
+    return Memory(_bytes(nnx.state(shapes(config, dtype))), cache, max(logits, mlp, scores))
 
 
 def described(need: Memory, name: str) -> str:
@@ -81,8 +72,7 @@ def described(need: Memory, name: str) -> str:
         "weights": need.weights,
         "keys and values": need.cache,
         "a decoding step": need.step,
-        "while decoding": need.decoding,
-        "at most (the ring grows)": need.most,
+        "at most": need.most,
     }
     return f"{name}\n" + "".join(f"  {part:<26}{size / 2**30:9.3f} GiB\n" for part, size in parts.items())
 

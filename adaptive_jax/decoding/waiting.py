@@ -1,4 +1,4 @@
-"""Completions that wait for a row: those of prompts that were prefilled together, and suspended ones in the swap space."""
+"""Completions that wait for a row: those of prompts that were prefilled together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding import loop
-from adaptive_jax.decoding.prefixes import BUCKET, OWN_BUCKET, SharedPrefixes, prefill_width
+from adaptive_jax.decoding.prefixes import OWN_BUCKET, SharedPrefixes, prefill_width
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
-from adaptive_jax.decoding.trajectory import TrajectoryBuilder
 from adaptive_jax.lm.decoder import Decoder, Prefill
 from adaptive_jax.parallel import Replicas
-
-
-def round_up(count: int) -> int:
-    """Columns of a ring for `count` entries."""
-    return -(-count // BUCKET) * BUCKET
 
 
 @dataclass(frozen=True)
@@ -112,52 +106,8 @@ def prefill_batches(
         )
 
 
-class SwapSpace:
-    """Room for suspended completions.
-
-    Args:
-        replicas: where they are.
-        places, width: how many completions of each replica, and how many entries of each.
-        hidden: [.., D] in each replica, of the width and dtype of hidden states.
-    """
-
-    def __init__(self, decoder: Decoder, replicas: Replicas, hidden: jax.Array, places: int, width: int):
-        self._prefill = replicas.call(loop.empty_swap_space, (decoder,), (hidden,), places=places, width=width)
-        self._decoder, self._replicas, self._room = decoder, replicas, np.full(replicas.count, places)
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # completions, their replicas and places
-
-    def has_room(self, replicas: np.ndarray) -> bool:
-        """Whether completions in replicas int [M] find room."""
-        return bool(np.all(np.bincount(replicas, minlength=len(self._room)) <= self._room))
-
-    def add(self, state: loop.DecodeState, rows: np.ndarray, completions: np.ndarray) -> loop.DecodeState:
-        """Suspend the completions of rows int [M]; returns the state without them. The one given is donated."""
-        total = state.alive.size
-        replicas, place = replica_of(rows, total, self._replicas), np.full(total, -1, np.int32)
-        taken = np.concatenate([np.zeros(0, int), *(own for _, own, _ in self._parts)])
-        for replica in np.unique(replicas):
-            own = rows[replicas == replica]
-            place[own] = np.sum(taken == replica) + np.arange(len(own))
-        self._room -= np.bincount(replicas, minlength=len(self._room))
-        self._parts.append((completions, replicas, place[rows]))
-        state, self._prefill = self._replicas.call(
-            loop.suspend, (self._decoder,), (state, self._prefill, self._replicas.split(place)), donate=2
-        )
-        return state
-
-    def batch(self) -> Batch:
-        """What is on it now; what is added later donates its entries."""
-        completions, replicas, places = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        return Batch(completions, replicas, places, self._prefill)
-
-
-def replica_of(rows: np.ndarray, total: int, replicas: Replicas) -> np.ndarray:
-    """int [M], the replicas of rows int [M] out of `total`."""
-    return rows // (total // replicas.count)
-
-
 class Admissions:
-    """What `loop.admit` is told of completions, at their start or when they go on.
+    """What `loop.admit` is told of completions.
 
     Args:
         replicas: where the rows are.
@@ -176,16 +126,10 @@ class Admissions:
         self._samples = completions
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-        self._sequence_action = np.full(len(self._index), -1, np.int32)
 
-    def remember(self, completions: np.ndarray, sequence_action: np.ndarray) -> None:
-        """Completions int [M] are suspended, and hold these actions, int [M]."""
-        self._sequence_action[completions] = sequence_action
-
-    def of(self, batch: Batch, rows: np.ndarray, count: int, harvest: TrajectoryBuilder) -> loop.Admission:
-        """The completions of a batch, [M], for the rows int [M] of `count`; `harvest` knows what they have drawn."""
+    def of(self, batch: Batch, rows: np.ndarray, count: int) -> loop.Admission:
+        """The completions of a batch, [M], for the rows int [M] of `count`."""
         own = batch.completions
-        step = harvest.lengths[own]
 
         def per_row(values: np.ndarray, elsewhere: int = 0) -> Any:
             array = np.full(count, elsewhere, np.int32)
@@ -194,10 +138,8 @@ class Admissions:
 
         admission = loop.Admission(
             source=per_row(batch.places, -1),
-            token=per_row(np.where(step > 0, harvest.last_tokens(own), self._last[own])),
-            length=per_row(self.prompt_lengths[own] + step),
-            step=per_row(step),
-            sequence_action=per_row(self._sequence_action[own]),
+            token=per_row(self._last[own]),
+            length=per_row(self.prompt_lengths[own]),
             completion=per_row(self._index[own]),
             budget=per_row(self.budgets[own]),
             samples=per_row(np.full(len(own), self._samples), 1),

@@ -4,7 +4,7 @@ A decoder is a pytree: its parameters are leaves and travel as arguments of jitt
 Tests pass a decoder whose right answer is known in closed form.
 
 Axes: rows of the ring; columns of a cache; prompts that are computed together, and tokens of them; starts, what prompts start
-with in common; places of the swap space; width of hidden states; vocab.
+with in common; width of hidden states; vocab.
 """
 
 from collections.abc import Callable
@@ -98,17 +98,26 @@ class Decoder(Protocol):
         """
         ...
 
-    def suspend(self, cache: Any, swap: Any, place: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> Any:
-        """Copy rows out of a ring, so that `insert` can bring them back as it brings prompts.
+    def move(
+        self,
+        cache: Any,
+        cursor: Int32[Array, ""],
+        target: Any,
+        target_cursor: Int32[Array, ""],
+        source: Int32[Array, " target_rows"],
+    ) -> Any:
+        """Copy rows of one ring into another, as `insert` writes prompts.
 
         Args:
-            cache: a ring of S columns.
-            swap: as `empty_cache` made it, of W <= S columns; a row's last W columns are kept, the newest one last.
-            place: the swap space's row that each row is copied to; -1 for none.
-            cursor: the ring's next column to be written.
+            cache: as `empty_cache` made it, of S columns.
+            cursor: its next column to be written.
+            target: a ring of at least S columns.
+            target_cursor: the target's next column to be written. Columns [target_cursor - S, target_cursor), modulo its size,
+                are replaced in the rows that get one; the newest entry comes last.
+            source: the row that each row of the target gets; -1 leaves it as it is.
 
         Returns:
-            The swap space.
+            The target.
         """
         ...
 
@@ -217,46 +226,23 @@ class TransformerDecoder:
         return split_cache(KVCache.zeros(model.config, rows, size, model.embedding[...].dtype), self.mesh)
 
     def insert(self, cache: KVCache, prompts: KVCache, source: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> KVCache:
-        # row by row: only what is written is touched, in place (a masked write of all rows copies the ring)
-        receiving = source >= 0
-        rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0].astype(jnp.int32)
-        wraps = cursor < prompts.values[0].shape[2]
+        def prompt(row: Int32[Array, ""], axis: int, prompts: Shaped[Array, "prompts ..."]) -> Shaped[Array, "1 ..."]:
+            return jax.lax.dynamic_slice_in_dim(prompts, row, 1, 0)
 
-        def insert_all(cache: KVCache, write: Callable[..., jax.Array], applies: Bool[Array, ""]) -> KVCache:
-            def insert_one(index: Int32[Array, ""], cache: KVCache) -> KVCache:
-                row = rows[index]
+        return split_cache(_insert(cache, cursor, prompts, prompt, source), self.mesh)
 
-                def one(axis: int, ring: Layer, prompts: Shaped[Array, "prompts ..."]) -> Layer:
-                    return write(ring, jax.lax.dynamic_slice_in_dim(prompts, source[row], 1, 0), row, cursor, axis)
+    def move(
+        self,
+        cache: KVCache,
+        cursor: Int32[Array, ""],
+        target: KVCache,
+        target_cursor: Int32[Array, ""],
+        source: Int32[Array, " target_rows"],
+    ) -> KVCache:
+        def entries(row: Int32[Array, ""], axis: int, ring: Shaped[Array, "rows ..."]) -> Shaped[Array, "1 ..."]:
+            return jnp.roll(jax.lax.dynamic_slice_in_dim(ring, row, 1, 0), -cursor, axis)
 
-                keys = [one(3, ring, given) for ring, given in zip(cache.keys, prompts.keys, strict=True)]
-                values = [one(2, ring, given) for ring, given in zip(cache.values, prompts.values, strict=True)]
-                return KVCache(keys=tuple(keys), values=tuple(values))
-
-            return jax.lax.fori_loop(0, jnp.where(applies, jnp.sum(receiving), 0), insert_one, cache)
-
-        # of two loops one has nothing to do; XLA's CPU backend copies what is given to a branch of `lax.cond`
-        cache = insert_all(insert_all(cache, _write_around, wraps), _write_straight, ~wraps)
-        return split_cache(cache, self.mesh)
-
-    def suspend(self, cache: KVCache, swap: KVCache, place: Int32[Array, " rows"], cursor: Int32[Array, ""]) -> KVCache:
-        rows = jnp.nonzero(place >= 0, size=place.shape[0], fill_value=0)[0]
-
-        def suspend_one(index: Int32[Array, ""], swap: KVCache) -> KVCache:
-            row = rows[index]
-
-            def copy(
-                axis: int, ring: Layer, swap: Shaped[Array, "places kv_heads *kept"]
-            ) -> Shaped[Array, "places kv_heads *kept"]:
-                own = jnp.roll(jax.lax.dynamic_slice_in_dim(ring, row, 1, 0), -cursor, axis)
-                newest = jax.lax.slice_in_dim(own, ring.shape[axis] - swap.shape[axis], None, axis=axis)
-                return jax.lax.dynamic_update_slice_in_dim(swap, newest, place[row], 0)
-
-            keys = [copy(3, ring, kept) for ring, kept in zip(cache.keys, swap.keys, strict=True)]
-            values = [copy(2, ring, kept) for ring, kept in zip(cache.values, swap.values, strict=True)]
-            return KVCache(keys=tuple(keys), values=tuple(values))
-
-        return split_cache(jax.lax.fori_loop(0, jnp.sum(place >= 0), suspend_one, swap), self.mesh)
+        return split_cache(_insert(target, target_cursor, cache, entries, source), self.mesh)
 
     def step(
         self,
@@ -284,6 +270,34 @@ def _causal(places: Int32[Array, "prompts columns"], queries: int) -> Bool[Array
     columns = places.shape[1]
     causal = jnp.tril(jnp.ones((queries, columns), bool), columns - queries)
     return causal[None] & (places >= 0)[:, None, :]
+
+
+def _insert(
+    target: KVCache, cursor: Int32[Array, ""], given: KVCache, entries: Callable[..., Layer], source: Int32[Array, " rows"]
+) -> KVCache:
+    """Write `entries(row, axis, array)`, of the arrays of `given`, behind the cursor; rows whose source is -1 get none.
+
+    Row by row: only what is written is touched, in place (a masked write of all rows copies the ring).
+    """
+    receiving = source >= 0
+    rows = jnp.nonzero(receiving, size=source.shape[0], fill_value=0)[0].astype(jnp.int32)
+    wraps = cursor < given.values[0].shape[2]
+
+    def insert_all(target: KVCache, write: Callable[..., Layer], applies: Bool[Array, ""]) -> KVCache:
+        def insert_one(index: Int32[Array, ""], target: KVCache) -> KVCache:
+            row = rows[index]
+
+            def one(axis: int, ring: Layer, given: Shaped[Array, "given ..."]) -> Layer:
+                return write(ring, entries(source[row], axis, given), row, cursor, axis)
+
+            keys = [one(3, ring, own) for ring, own in zip(target.keys, given.keys, strict=True)]
+            values = [one(2, ring, own) for ring, own in zip(target.values, given.values, strict=True)]
+            return KVCache(keys=tuple(keys), values=tuple(values))
+
+        return jax.lax.fori_loop(0, jnp.where(applies, jnp.sum(receiving), 0), insert_one, target)
+
+    # of two loops one has nothing to do; XLA's CPU backend copies what is given to a branch of `lax.cond`
+    return insert_all(insert_all(target, _write_around, wraps), _write_straight, ~wraps)
 
 
 def _write_straight(

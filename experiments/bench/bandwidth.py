@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptive_jax.decoding.waiting import round_up
+from adaptive_jax.decoding.rings import round_up
 from adaptive_jax.policies.fixed import static
 from experiments.bench.measure import Findings, alternate
 from experiments.bench.step import STEPS, Decoding, stream

@@ -12,9 +12,10 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.rings import round_up
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, prefill_batches, round_up
+from adaptive_jax.decoding.waiting import Admissions, prefill_batches
 from adaptive_jax.parallel import Replicas
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.policies.token import token_adapter
@@ -150,7 +151,7 @@ class Work:
 def _timed(work: Work, rows: int, warm_up: float = 0.25) -> tuple[float, Trajectory, int]:
     """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; a part of it goes before."""
     work.run(rows, warm_up)
-    with compilations("admit", "decode_chunk", "suspend", "empty_swap_space", "empty_state", "prefill") as compiled:
+    with compilations("admit", "decode_chunk", "move", "empty_state", "prefill") as compiled:
         start = time.perf_counter()
         trajectory = work.run(rows)
         return time.perf_counter() - start, trajectory, len(compiled)
@@ -164,7 +165,7 @@ def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryB
     size = round_up(len(prompts[0].tokens) + LONGEST)
     state = loop.empty_state(work.decoder, jax.random.key(SEED), batch.prefill.last, rows=count, size=size)
     harvest = TrajectoryBuilder(admissions.budgets, work.stop_ids)
-    state = loop.admit(work.decoder, policy, state, batch.prefill, admissions.of(batch, np.arange(count), count, harvest))
+    state = loop.admit(work.decoder, policy, state, batch.prefill, admissions.of(batch, np.arange(count), count))
     stops = jnp.asarray(work.stop_ids, jnp.int32)
     for _ in range(-(-steps // CHUNK)):
         state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, np.int32(0), size=size, chunk=CHUNK)

@@ -54,10 +54,9 @@ class ScriptedDecoder:
         end = jnp.where(source >= 0, prompts[1][source], cache[1])
         return self.inner.insert(cache[0], prompts[0], source, cursor), end
 
-    def suspend(self, cache: tuple, swap: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
-        there = jnp.where(place >= 0, place, len(swap[1]))
-        end = swap[1].at[there].set(cache[1], mode="drop")
-        return self.inner.suspend(cache[0], swap[0], place, cursor), end
+    def move(self, cache: tuple, cursor: jax.Array, target: tuple, target_cursor: jax.Array, source: jax.Array) -> tuple:
+        end = jnp.where(source >= 0, cache[1][source], target[1])
+        return self.inner.move(cache[0], cursor, target[0], target_cursor, source), end
 
     def step(
         self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
@@ -97,7 +96,7 @@ class BlankDecoder:
     def insert(self, cache: tuple, prompts: tuple, source: jax.Array, cursor: jax.Array) -> tuple:
         return ()
 
-    def suspend(self, cache: tuple, swap: tuple, place: jax.Array, cursor: jax.Array) -> tuple:
+    def move(self, cache: tuple, cursor: jax.Array, target: tuple, target_cursor: jax.Array, source: jax.Array) -> tuple:
         return ()
 
     def step(

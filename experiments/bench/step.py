@@ -10,8 +10,8 @@ import numpy as np
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.rings import round_up
 from adaptive_jax.decoding.sampling import draw
-from adaptive_jax.decoding.waiting import round_up
 from adaptive_jax.learning.selection import candidates
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.transformer import KVCache
@@ -38,8 +38,6 @@ class Decoding:
             source=zeros,
             token=zeros + 1,
             length=zeros + length,
-            step=zeros,
-            sequence_action=zeros - 1,
             completion=zeros,
             budget=zeros + budget,
             samples=zeros + 1,

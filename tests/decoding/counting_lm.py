@@ -55,9 +55,10 @@ class CountingLM:
         fresh = cache.at[:, columns].set(prompts[jnp.maximum(source, 0)])
         return jnp.where((source >= 0)[:, None], fresh, cache)
 
-    def suspend(self, cache: jax.Array, swap: jax.Array, place: jax.Array, cursor: jax.Array) -> jax.Array:
-        newest = jnp.roll(cache, -cursor, 1)[:, -swap.shape[1] :]
-        return swap.at[jnp.where(place >= 0, place, len(swap))].set(newest, mode="drop")
+    def move(
+        self, cache: jax.Array, cursor: jax.Array, target: jax.Array, target_cursor: jax.Array, source: jax.Array
+    ) -> jax.Array:
+        return self.insert(target, jnp.roll(cache, -cursor, 1), source, target_cursor)
 
     def step(
         self, cache: jax.Array, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array

@@ -10,12 +10,12 @@ import pytest
 from flax import struct
 
 from adaptive_jax.decoding import loop
+from adaptive_jax.decoding import rollout as rollout_module
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.lm.decoder import Prefill
 from adaptive_jax.policies.fixed import MixedPolicy, mixed, static
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
 from tests.decoding.counting_lm import VOCABULARY, CountingLM, greedy_completion, successor_table
@@ -60,8 +60,8 @@ def test_greedy_completions_are_those_of_plain_arithmetic(rows: int, chunk: int)
         assert done.budgets[n] == prompt.budget
 
 
-def test_ring_changes_with_the_lengths_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Suspended, moved to a longer ring, back, and to fewer rows: the same completions as in one ring from start to end."""
+def test_completions_move_into_longer_rings_and_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same as in one ring from start to end."""
     table = successor_table(1.0)
     table[:, STOP] -= 3.0
     decoder = CountingLM(jnp.asarray(table))
@@ -75,18 +75,20 @@ def test_ring_changes_with_the_lengths_in_it(monkeypatch: pytest.MonkeyPatch) ->
         return empty_state(*args, rows=rows, size=size)
 
     monkeypatch.setattr(loop, "empty_state", spy)
+    monkeypatch.setattr(rollout_module, "WORTHWHILE", 32)
 
     def complete(chunk: int) -> Trajectory:
-        return rollout(decoder, mixed(settings), prompts, key=KEY, stop_ids=[STOP], completions=3, rows=16, chunk=chunk)
+        return rollout(decoder, mixed(settings), prompts, key=KEY, stop_ids=[STOP], completions=3, rows=96, chunk=chunk)
 
     reference = complete(chunk=400)
-    assert rings == [(16, 480)]
+    assert rings == [(96, 480)]
     assert 60 < reference.lengths.mean() < 140
     assert reference.lengths.max() > 300
     rings.clear()
-    assert_same(complete(chunk=8), reference)
-    assert rings[:4] == [(16, 192), (16, 480), (16, 192), (16, 480)]
-    assert rings[-1] == (4, 480)
+    moved = complete(chunk=8)
+    assert_same(moved, reference)
+    assert rings == [(96, 192), (48, 320), (48, 192), (24, 192), (32, 480), (16, 480)]
+    assert moved.columns < 0.6 * reference.columns
 
 
 @pytest.mark.parametrize("bad", [[np.nan], [np.inf], [-np.inf] * VOCABULARY])
@@ -118,27 +120,25 @@ class ByMean(MixedPolicy):
         return (jnp.floor_divide(prompt.mean[:, 0], 1000.0) % 2 == 0).astype(jnp.int32)
 
 
-def test_a_completion_that_is_suspended_before_its_first_token_keeps_its_action() -> None:
-    """With this key the ring changes right after a row was filled."""
-    table = successor_table(1.0)
-    table[:, STOP] -= 3.0
-    prompts = [dataclasses.replace(prompt, budget=260) for prompt in some_prompts(80)]
+@pytest.mark.parametrize("tokens", [4, 5])
+def test_a_completion_that_moves_before_its_first_token_keeps_its_action(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fifth of five gets a row when the others have gone to the longer ring, and alone joins them once one has ended."""
+    budgets = [300, 290, 280, 270, 20]
+    prompts = [Prompt(str(n), [1] * tokens, budget) for n, budget in enumerate(budgets)]
     policy = ByMean(SamplingParams.stack([SamplingParams(1.0), SamplingParams(1.0)]))
-    decoder = CountingLM(jnp.asarray(table))
-    suspended_early = []
-    suspend = loop.suspend
+    steps = []
+    move = loop.move
 
-    def spy(decoder: CountingLM, state: loop.DecodeState, swap: Prefill, place: jax.Array) -> Any:
-        suspended_early.append(np.asarray(state.step)[np.asarray(place) >= 0].min())
-        return suspend(decoder, state, swap, place)
+    def spy(decoder: CountingLM, state: loop.DecodeState, target: loop.DecodeState, source: np.ndarray) -> Any:
+        steps.append(np.asarray(state.step)[source[source >= 0]].tolist())
+        return move(decoder, state, target, source)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "suspend", spy)
-        done = rollout(decoder, policy, prompts, key=jax.random.key(0), stop_ids=[STOP], completions=3, rows=16, chunk=8)
-    assert min(suspended_early) == 0
-    for n in range(240):
-        expected = len(prompts[n // 3].tokens) % 2 == 0
-        assert (done.actions[n, : done.lengths[n]] == expected).all(), n
+    monkeypatch.setattr(loop, "move", spy)
+    done = rollout(SOFT, policy, prompts, key=KEY, stop_ids=[], rows=4, chunk=8)
+    assert len(steps[0]) == 4
+    assert [0] in steps
+    for n, budget in enumerate(budgets):
+        assert (done.actions[n, :budget] == (tokens % 2 == 0)).all(), n
 
 
 def test_every_stop_token_ends_a_completion() -> None:

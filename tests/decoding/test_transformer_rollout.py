@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adaptive_jax.decoding import rings
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.lm.model import LM, load_lm
@@ -62,13 +63,15 @@ def test_sampled_completions_do_not_depend_on_company(tiny: LM) -> None:
             )
 
 
-def test_completions_that_outgrow_the_short_ring_go_on_in_the_long_one(tiny: LM) -> None:
-    """At budget 256 the short ring leaves room for 64 new tokens; a chunk of 256 steps rules it out."""
-    prompts = prompts_of(tiny, [256] * 6)
+def test_completions_that_outgrow_their_ring_go_on_in_the_next_one(tiny: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ring has 96 columns and the second 160; a chunk of 100 steps leaves only that one."""
+    monkeypatch.setattr(rings, "SHORT_BUDGET", 64)
+    prompts = prompts_of(tiny, [100] * 6)
     options = {"key": jax.random.key(1), "stop_ids": tiny.stop_ids, "rows": 3}
-    plain = rollout(tiny.decoder, static(0.5), prompts, chunk=256, **options)
+    plain = rollout(tiny.decoder, static(0.5), prompts, chunk=100, **options)
     moved = rollout(tiny.decoder, static(0.5), prompts, chunk=16, **options)
     assert plain.lengths.min() < 64 < plain.lengths.max()
+    assert moved.columns < plain.columns
     for n in range(6):
         np.testing.assert_array_equal(moved.new_tokens(n), plain.new_tokens(n))
 
@@ -80,18 +83,20 @@ def filled_cache(lm: LM, rows: int, size: int, seed: int) -> KVCache:
 
 
 @pytest.mark.parametrize("width", [4, 9])
-def test_suspend_takes_the_newest_entries_at_every_cursor(tiny: LM, width: int) -> None:
-    size, place = 9, np.array([-1, 2, -1, 0], np.int32)
-    ring, swap = filled_cache(tiny, 4, size, 0), filled_cache(tiny, 3, width, 1)
-    suspend = jax.jit(tiny.decoder.suspend)
+def test_move_takes_all_entries_at_every_cursor(tiny: LM, width: int) -> None:
+    """From a ring of `width` columns behind each cursor of one of 9, against NumPy's modular indexing."""
+    size, source = 9, np.array([-1, 2, -1, 0], np.int32)
+    ring, target = filled_cache(tiny, 3, width, 0), filled_cache(tiny, 4, size, 1)
+    move = jax.jit(tiny.decoder.move)
     for cursor in range(size):
-        done = suspend(ring, swap, jnp.asarray(place), jnp.int32(cursor))
-        columns = (cursor - width + np.arange(width)) % size
+        own = cursor % width
+        done = move(ring, jnp.int32(own), target, jnp.int32(cursor), jnp.asarray(source))
+        columns, given = (cursor - width + np.arange(width)) % size, (own + np.arange(width)) % width
         for layer in range(tiny.config.num_layers):
-            keys, values = np.array(swap.keys[layer]), np.array(swap.values[layer])
-            for row in np.flatnonzero(place >= 0):
-                keys[place[row]] = np.asarray(ring.keys[layer])[row][:, :, columns]
-                values[place[row]] = np.asarray(ring.values[layer])[row][:, columns]
+            keys, values = np.array(target.keys[layer]), np.array(target.values[layer])
+            for row in np.flatnonzero(source >= 0):
+                keys[row][:, :, columns] = np.asarray(ring.keys[layer])[source[row]][:, :, given]
+                values[row][:, columns] = np.asarray(ring.values[layer])[source[row]][:, given]
             np.testing.assert_array_equal(done.keys[layer], keys)
             np.testing.assert_array_equal(done.values[layer], values)
 

@@ -63,8 +63,6 @@ def admission(rows: int) -> loop.Admission:
         source=jnp.arange(ROWS, dtype=jnp.int32) % rows,
         token=per_row(5),
         length=per_row(24),
-        step=per_row(0),
-        sequence_action=per_row(-1),
         completion=per_row(0),
         budget=per_row(30),
         samples=per_row(1),
@@ -73,14 +71,14 @@ def admission(rows: int) -> loop.Admission:
 
 
 def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[np.ndarray, list[list[tuple[int, ...]]], str]:
-    """Prefill, admission, one chunk and a suspension, each as `wrap` makes it of a function for `rows` rows.
+    """Prefill, admission, one chunk and a move into another ring, each as `wrap` makes it of a function for `rows` rows.
 
     Args:
         wrap: takes a function of arrays, and specs of arguments and results.
 
     Returns:
         tokens [CHUNK, R]; the shapes of what each device holds of three caches: the empty ring, the ring after the chunk, and
-        the swap space; and the chunk's compiled program.
+        the other ring; and the chunk's compiled program.
     """
     decoder: Decoder = lm.decoder
     policy = aj.static(temperature=0.0)
@@ -97,10 +95,10 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     waiting = jnp.int32(0)
     program = chunk.lower(decoder, policy, STOP, state, waiting).compile().as_text()
     state, output = chunk(decoder, policy, STOP, state, waiting)
-    swap = wrap(functools.partial(loop.empty_swap_space, places=rows, width=SIZE), (one, one), row)(decoder, prefill.last[:1])
-    place = jnp.array([0, -1, -1, 1], jnp.int32)
-    state, swap = wrap(loop.suspend, (one, spec, row, row), (spec, row))(decoder, state, swap, place)
-    return np.asarray(output.token), [empty_ring, parts(state.cache), parts(swap.cache)], program
+    other = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
+    source = jnp.array([0, -1, -1, 1], jnp.int32)
+    state, other = wrap(loop.move, (one, spec, spec, row), (spec, spec))(decoder, state, other, source)
+    return np.asarray(output.token), [empty_ring, parts(state.cache), parts(other.cache)], program
 
 
 def communication(program: str) -> list[list[Any]]:

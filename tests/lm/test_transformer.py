@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from adaptive_jax.decoding import rings
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.lm.config import LMConfig, read_json
@@ -54,8 +55,9 @@ def test_each_token_of_transformers_greedy_texts_is_the_best_one(case: str) -> N
 
 # windows over two kinds of layers, a base that grows with the text, growing queries, and layers without positions
 @pytest.mark.parametrize("case", ["gemma3", "llama_dynamic", "ministral3", "smollm3"])
-def test_greedy_texts_are_those_of_transformers(case: str) -> None:
+def test_greedy_texts_are_those_of_transformers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """64 tokens of four prompts through two rows, from a short ring into a long one: beyond windows and original contexts."""
+    monkeypatch.setattr(rings, "SHORT_BUDGET", 32)
     lm, expected = load(case)
     rows = zip(expected["tokens"], expected["mask"], strict=True)
     # the first one's budget makes room for the long ring

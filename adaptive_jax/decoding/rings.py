@@ -1,0 +1,88 @@
+"""Rings of cache columns: how long each is, how many rows it has, and which completion each row works on.
+
+Attention costs by the column, and most completions are much shorter than the longest. So a rollout has several rings, each half
+as long again as the one before it. The longer a ring is, the fewer are the completions that come to it, and so its rows.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from adaptive_jax.decoding import loop
+from adaptive_jax.decoding.prefixes import BUCKET, prefill_width
+from adaptive_jax.lm.decoder import Decoder
+from adaptive_jax.parallel import Replicas
+
+GROWTH = 1.5  # columns of a ring over those of the one before it
+SHORT_SHARE = 32  # the shortest ring leaves a completion this part of the longest budget,
+SHORT_BUDGET = 128  # or so many tokens
+ROWS_SHARE = 3  # no ring has more columns than this part of what all rows would have in the longest
+FEW_ROWS = 16  # with fewer rows there is little to gain from fewer still
+
+
+class Shape(NamedTuple):
+    """What a ring is compiled for."""
+
+    rows: int  # of each replica
+    size: int  # columns
+
+
+def round_up(count: int) -> int:
+    """Columns of a ring for `count` entries."""
+    return -(-count // BUCKET) * BUCKET
+
+
+def ring_shapes(longest: int, budget: int, chunk: int, rows: int) -> list[Shape]:
+    """The rings of a rollout: the first holds every prompt and has all rows, the last holds the longest completion.
+
+    Args:
+        longest: tokens of the longest prompt.
+        budget: the largest one.
+        chunk: steps between two looks of the host.
+        rows: of each replica.
+    """
+    width = prefill_width(longest)
+    least = width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk)
+    sizes = [round_up(width + budget)]
+    while (shorter := int(sizes[0] / GROWTH) // BUCKET * BUCKET) >= least:
+        sizes.insert(0, shorter)
+    most = [rows * sizes[-1] // (ROWS_SHARE * size) // 8 * 8 for size in sizes]
+    return [
+        Shape(rows, sizes[0]),
+        *(Shape(min(rows, max(FEW_ROWS, m)), size) for m, size in zip(most[1:], sizes[1:], strict=True)),
+    ]
+
+
+class Ring:
+    """Rows that decode side by side.
+
+    Args:
+        replicas: where they are; each has the shape's rows.
+        hidden: [.., D] in each replica, of the width and dtype of hidden states.
+
+    Attributes:
+        state: the loop's.
+        completion: int [R], the one that each row works on; -1 for none.
+    """
+
+    def __init__(self, decoder: Decoder, replicas: Replicas, key: jax.Array, hidden: jax.Array, shape: Shape):
+        self.shape, self._replicas = shape, replicas
+        self.completion = np.full(shape.rows * replicas.count, -1)
+        self.state: loop.DecodeState = replicas.call(
+            loop.empty_state, (decoder, key), (hidden,), rows=shape.rows, size=shape.size
+        )
+
+    @property
+    def busy(self) -> np.ndarray:
+        """bool [R], the rows that work."""
+        return self.completion >= 0
+
+    def per_replica(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Of rows int [M], in order, those of each replica."""
+        return [rows[rows // self.shape.rows == replica] for replica in range(self._replicas.count)]
+
+    @property
+    def free(self) -> list[np.ndarray]:
+        """The free rows of each replica."""
+        return self.per_replica(np.flatnonzero(~self.busy))
