@@ -80,7 +80,7 @@ MEANING: dict[Bar, str] = {
     "vs_generate_float32": "tokens per second over those of transformers' generate, float32",
     "vs_generate_bfloat16": "the same, generate in bfloat16",
     "ragged_useful": "share of row-steps that draw a token, lengths with a long tail",
-    "ragged_vs_no_refill": "tokens per second over those without refill and in the long ring only, the same lengths",
+    "ragged_vs_no_refill": "tokens per second over those without refill and in the longest ring only, the same lengths",
     "ragged_vs_tunix": "tokens per second over those of Tunix's sampler, the same lengths",
     "short_answers_vs_fixed": "tokens per second of tiny's direct answers over those of looks every 16 steps",
     "short_answers_useful": "share of row-steps that draw a token, direct answers",

@@ -15,10 +15,10 @@ from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.parallel import Replicas
 
 GROWTH = 1.5  # columns of a ring over those of the one before it
-SHORT_SHARE = 32  # the shortest ring leaves a completion this part of the longest budget,
-SHORT_BUDGET = 128  # or so many tokens
-ROWS_SHARE = 3  # no ring has more columns than this part of what all rows would have in the longest
-FEW_ROWS = 16  # with fewer rows there is little to gain from fewer still
+SHORT_SHARE = 32  # the shortest ring leaves a completion at least this part of the longest budget,
+SHORT_BUDGET = 128  # and at least so many tokens: with fewer, attention is too small a part of a step
+ROWS_SHARE = 3  # none but the shortest has more columns than this part of what all rows would have in the longest
+FEW_ROWS = 16  # fewer rows are not worth a ring, or a compilation, of their own: a step would cost hardly less
 
 
 class Shape(NamedTuple):

@@ -51,7 +51,7 @@ def test_long_tail_has_the_mean_and_the_longest() -> None:
 
 
 def test_scripted_completions_end_where_the_script_says() -> None:
-    """Also those that are suspended on the way (budget 260: the short ring leaves 65 new tokens)."""
+    """Also those that move on the way (budget 260: the first ring leaves 160 new tokens)."""
     lengths = np.array([1, 3, 100, 2, 7, 260, 1, 40], np.int32)
     stop = VOCABULARY - 1
     decoder = ScriptedDecoder(CountingLM(jnp.asarray(successor_table(0.0))), jnp.asarray(lengths), stop)
