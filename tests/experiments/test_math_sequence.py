@@ -8,12 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import adaptive_jax as aj
 from adaptive_jax.environment import Question, questions
-from adaptive_jax.evaluation.evaluate import ActionScores
+from adaptive_jax.evaluation.evaluate import ActionScores, evaluate
 from adaptive_jax.runs.directory import read_metrics
 from experiments.launching import exit_on_usage_error
 from experiments.math_sequence import MathSequence, Part, kind, main
@@ -169,7 +170,7 @@ def test_which_questions_belong_to_which_row(monkeypatch: pytest.MonkeyPatch) ->
     def numbers(cot: str, **options: bool) -> list[int]:
         found = part.asked(cot, 16, **options)  # type: ignore[arg-type]
         own = found.last[:, 0].astype(int).tolist()
-        np.testing.assert_array_equal(found.wins, wins[1, own])  # budgets ascend
+        np.testing.assert_array_equal(found.outcomes.rates(1), wins[1, own].mean(axis=2))  # budgets ascend
         assert list(found.kinds) == [kind(asked[n]) for n in own]
         return own
 
@@ -205,3 +206,22 @@ def test_a_flag_that_cannot_be_is_named(
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_summed_chances_take_the_place_of_draws(tmp_path: Path) -> None:
+    """Chances of each action are those that 400 draws of it come to, in the table, too."""
+    files = {"actions": tmp_path / "set.json", "run_dir": tmp_path / "run"}
+    files["actions"].write_text(json.dumps({"actions": ACTIONS}))
+    small = {"model": "tiny", "cot": "none", "limit": 6, "train_limit": 16, "updates": 100, "rows": 64, "budget": (12,)}
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes; users run without the strictness of tests
+        run = main(MathSequence(**small, **files, completions=32, held_out_completions=64, summed_chances=True))
+    rows = {(row["method"], row["metric"]): row for row in rows_of(run)}
+    assert list(rows) == [(m, f"pass@{k}") for m in METHODS for k in range(1, 9)]
+    assert all("completions" not in row for row in rows.values())
+    assert "not from draws" in (run / "results.md").read_text()
+    lm = aj.load_lm("tiny")
+    asked = aj.Environment(lm, aj.load_problems("arithmetic", split="test", limit=6), "none")
+    shares = [evaluate(asked, aj.static(**action), [12], completions=400, rows=100).correct.mean() for action in ACTIONS]
+    mixed = rows["mixed static", "pass@1"]["value"]
+    assert mixed == pytest.approx(np.mean(shares), abs=0.03)
+    assert rows["best static", "pass@1"]["value"] == pytest.approx(max(shares), abs=0.03)

@@ -1,0 +1,56 @@
+"""Pass@k from summed chances of a small run that is there already, and runs that it cannot be had from."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import chances, math_token
+from experiments.chances import Chances, read_config
+from experiments.math_token import MathToken
+
+STATIC = ["greedy", "static 0.5", "static 1", "static 1.25"]
+LEARNT = ["entropy-only", "LPO", "token adapter, no budget", "token adapter, budget"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    small = {"model": "tiny", "cot": "none", "limit": 8, "train_limit": 16, "updates": 1, "prompts": 4, "rows": 32}
+    budgets = {"budget": (6, 12), "completions": 3, "samples": 2, "held_out_completions": 64}
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes; users run without the strictness of tests
+        return math_token.main(MathToken(**small, **budgets, run_dir=folder))
+
+
+def test_the_flags_of_a_run_are_read(run: Path) -> None:
+    config = read_config(run)
+    assert (config.model, config.budget, config.limit, config.run_dir) == ("tiny", (6, 12), 8, run)
+
+
+def test_sums_are_what_the_run_drew(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = chances.main(Chances(run, out=tmp_path / "out", completions=64, rows=32))
+    assert text in capsys.readouterr().out
+    assert (tmp_path / "out" / "chances.md").read_text() == text
+    rows = json.loads((tmp_path / "out" / "chances.json").read_text())["rows"]
+    found = {(row["method"], row["metric"], row["budget"]): row for row in rows}
+    methods = ["best static", *STATIC, "mixed static", *LEARNT]
+    metrics = ["pass@1", "pass@2", "pass@4"]
+    assert list(found) == [(method, metric, b) for metric in metrics for method in methods for b in (6, 12, "mean")]
+    drawn = {
+        (row["method"], row["metric"], row["budget"]): row for row in json.loads((run / "results.json").read_text())["rows"]
+    }
+    for key, row in found.items():
+        assert row["value"] == pytest.approx(drawn[key]["value"], abs=0.08), key  # 8 questions with 64 draws each
+    assert found["greedy", "pass@1", 12]["value"] == found["greedy", "pass@4", 12]["value"]
+    assert 0.1 < found["static 1.25", "pass@1", 12]["value"] < found["static 1.25", "pass@4", 12]["value"] - 0.1
+
+
+def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, named in ((None, "config.json"), ({"model": "tiny"}, "flags")):
+        if content is not None:
+            (tmp_path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(SystemExit) as ended:
+            chances.main(Chances(tmp_path))
+        assert ended.value.code == 2
+        assert named in capsys.readouterr().err
