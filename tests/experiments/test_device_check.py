@@ -18,15 +18,6 @@ from experiments.instructions_token import InstructionsToken
 from experiments.math_token import MathToken
 
 
-@pytest.fixture
-def compiled_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are compiled fast rather than well."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
-
-@pytest.mark.usefixtures("compiled_fast")
 def test_parts_are_done_and_sound_on_a_cpu(tmp_path: Path) -> None:
     """All but the two experiments, which have tests of their own and take minutes here."""
     assert main(DeviceCheck(tmp_path / "check", small=True, only=ORDER[:4], minutes=20.0))
