@@ -1,18 +1,22 @@
 """For every test: implicit rank promotion and dtype promotion raise, and so do arrays of other shapes than signatures state.
 
-Most of the tests' time is compilation, so what they compile is kept for the next session, of any checkout, in the user's cache
-directory (some MB; to be deleted at any time).
+Most of the tests' time is compilation. So it is fast rather than good (`XLA_FLAGS= uv run pytest` compiles as users do),
+and is kept for the next session, of any checkout, in the user's cache directory (some MB; to be deleted at any time).
 """
 
 import hashlib
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import jax
 import pytest
 
 from tests.shapes import check_shapes
+
+FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FAST)  # also of the processes that tests start
 
 check_shapes()  # before anything of the package is imported
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,10 +32,12 @@ def kept_compilations() -> Path:
     return cache / "adaptive_jax_tests" / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
 
-# Processes that tests start, and kill, have caches of their own: one that is killed may leave half an entry.
-jax.config.update("jax_compilation_cache_dir", str(kept_compilations()))
+# Processes that tests start share it, but for those that are killed: one of those may leave half an entry.
+KEPT = kept_compilations()
+MOST = 1 << 30  # bytes; JAX would see to it, too, but by looking at all files each time that it adds one
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(KEPT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+jax.config.update("jax_compilation_cache_dir", str(KEPT))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # also has the two workers take turns, by a lock
 
 # Two workers take file after file; one that began the longest file last would keep the other waiting.
 LONGEST = (
@@ -44,6 +50,12 @@ LONGEST = (
     "test_command.py",
     "test_kills.py",
 )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What was kept is thrown away where it has become too much, before the workers begin."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and sum(file.stat().st_size for file in KEPT.glob("*")) > MOST:
+        shutil.rmtree(KEPT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,8 @@ as long again as the one before it. The longer a ring is, the fewer are the comp
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prefixes import BUCKET, prefill_width
@@ -59,30 +59,33 @@ class Ring:
 
     Args:
         replicas: where they are; each has the shape's rows.
-        hidden: [.., D] in each replica, of the width and dtype of hidden states.
+        hidden: in each replica, of the width and dtype of hidden states.
 
     Attributes:
         state: the loop's.
-        completion: int [R], the one that each row works on; -1 for none.
+        completion: the one that each row works on; -1 for none.
     """
 
-    def __init__(self, decoder: Decoder, replicas: Replicas, key: jax.Array, hidden: jax.Array, shape: Shape):
+    state: loop.DecodeState
+    completion: Int[np.ndarray, " rows"]
+
+    def __init__(
+        self, decoder: Decoder, replicas: Replicas, key: Key[Array, ""], hidden: Float[Array, "*others width"], shape: Shape
+    ):
         self.shape, self._replicas = shape, replicas
         self.completion = np.full(shape.rows * replicas.count, -1)
-        self.state: loop.DecodeState = replicas.call(
-            loop.empty_state, (decoder, key), (hidden,), rows=shape.rows, size=shape.size
-        )
+        self.state = replicas.call(loop.empty_state, (decoder, key), (hidden,), rows=shape.rows, size=shape.size)
 
     @property
-    def busy(self) -> np.ndarray:
-        """bool [R], the rows that work."""
+    def busy(self) -> Bool[np.ndarray, " rows"]:
+        """The rows that work."""
         return self.completion >= 0
 
-    def per_replica(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Of rows int [M], in order, those of each replica."""
+    def per_replica(self, rows: Int[np.ndarray, " some"]) -> list[Int[np.ndarray, " _"]]:
+        """Of some rows, in order, those of each replica."""
         return [rows[rows // self.shape.rows == replica] for replica in range(self._replicas.count)]
 
     @property
-    def free(self) -> list[np.ndarray]:
+    def free(self) -> list[Int[np.ndarray, " _"]]:
         """The free rows of each replica."""
         return self.per_replica(np.flatnonzero(~self.busy))

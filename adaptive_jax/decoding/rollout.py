@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Int32, Key
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
@@ -31,13 +32,15 @@ from adaptive_jax.parallel import Replicas
 
 WORTHWHILE = 128  # steps that must be left to take fewer rows: another number of rows is another compilation
 
+OnEnded = Callable[[Int[np.ndarray, " ended"], Int32[np.ndarray, "ended steps"], Int32[np.ndarray, " ended"]], None]
+
 
 def rollout(
     decoder: Decoder,
     policy: Policy,
     prompts: Sequence[Prompt],
     *,
-    key: jax.Array,
+    key: Key[Array, ""],
     stop_ids: Sequence[int],
     completions: int = 1,
     rows: int = 128,
@@ -47,7 +50,7 @@ def rollout(
     prefixes: SharedPrefixes | None = None,
     logprobs: bool = False,
     on_progress: Callable[[int], None] | None = None,
-    on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
+    on_ended: OnEnded | None = None,
 ) -> Trajectory:
     """Decode `completions` completions of every prompt under a policy.
 
@@ -71,8 +74,8 @@ def rollout(
         prefixes: what prompts start with, where several rollouts share it; None to look for it in these prompts.
         logprobs: whether the trajectory has the tokens' log-probabilities; what is drawn is the same.
         on_progress: called between two chunks, with the number of completions that have ended.
-        on_ended: called once with each of those that have ended, a chunk later: their numbers, int [M] (completion n is number
-            n % G of prompt n // G), tokens, int32 [M, T], and lengths, int32 [M].
+        on_ended: called once with each of those that have ended, a chunk later: their numbers (completion n is number n % G of
+            prompt n // G), tokens and lengths.
 
     Raises:
         ValueError: no prompt, rows, chunk or completions below 1, or a prompt that `check_prompts` refuses.
@@ -99,7 +102,7 @@ class _Rollout:
         decoder: Decoder,
         policy: Policy,
         prompts: Sequence[Prompt],
-        key: jax.Array,
+        key: Key[Array, ""],
         stop_ids: Sequence[int],
         completions: int,
         rows: int,
@@ -108,7 +111,7 @@ class _Rollout:
         prefixes: SharedPrefixes,
         logprobs: bool,
         on_progress: Callable[[int], None] | None,
-        on_ended: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
+        on_ended: OnEnded | None,
     ):
         self._replicas = replicas = Replicas.of(decoder)
         self._decoder, self._chunk, self._prompts, self._logprobs = decoder, chunk, prompts, logprobs
@@ -168,8 +171,8 @@ class _Rollout:
         if self._on_ended is not None and len(over):
             self._on_ended(over, *self._harvest.completions(over))
 
-    def _waiting(self, ring: Ring) -> np.ndarray:
-        """int32 [replicas], how many completions each replica has for rows that fall free; a scalar for one replica."""
+    def _waiting(self, ring: Ring) -> Int32[np.ndarray, " replicas"] | np.int32:
+        """How many completions each replica has for rows that fall free; a scalar for one replica."""
         count = self._replicas.count
         waiting = np.zeros(count, np.int64)
         if ring is self._rings[0]:  # into the others they come one by one
@@ -195,7 +198,7 @@ class _Rollout:
                 if not self._prefill_next():
                     return
 
-    def _admit(self, ring: Ring, free: list[np.ndarray]) -> bool:
+    def _admit(self, ring: Ring, free: list[Int[np.ndarray, " _"]]) -> bool:
         """Give rows to the completions of one of the batches that wait; False if there's a row for none of them."""
         for place, batch in enumerate(self._started):
             taken, rows, rest = batch.take(free)
@@ -231,8 +234,8 @@ class _Rollout:
             if len(outgrown):
                 self._move(ring, self._ring(place + 1), outgrown)
 
-    def _needs(self, completions: np.ndarray) -> np.ndarray:
-        """int [M], columns that completions int [M] need for another chunk."""
+    def _needs(self, completions: Int[np.ndarray, " asked"]) -> Int[np.ndarray, " asked"]:
+        """Columns that completions need for another chunk."""
         budgets = np.minimum(self._harvest.lengths[completions] + self._chunk, self._admissions.budgets[completions])
         return self._admissions.prompt_lengths[completions] + budgets
 
@@ -278,7 +281,7 @@ class _Rollout:
     def _new_ring(self, shape: Shape) -> Ring:
         return Ring(self._decoder, self._replicas, self._key, self._hidden, shape)
 
-    def _move(self, ring: Ring, target: Ring, rows: np.ndarray) -> None:
+    def _move(self, ring: Ring, target: Ring, rows: Int[np.ndarray, " moved"]) -> None:
         """Completions go on in the free rows of another ring, as many as there are in each replica."""
         source = np.full(len(target.completion), -1, np.int32)
         for own, free in zip(ring.per_replica(rows), target.free, strict=True):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Int32, Key
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prefixes import OWN_BUCKET, SharedPrefixes, prefill_width
@@ -20,21 +20,21 @@ class Batch:
     """Completions that lie in one `Prefill`; each can only be given a row of the replica that it lies in.
 
     Attributes:
-        completions: int [M], their numbers.
-        replicas: int [M], the replica that each lies in.
-        places: int [M], where in the replica's prefill; a replica's completions of one prompt share a place.
+        completions: their numbers.
+        replicas: the replica that each lies in.
+        places: where in the replica's prefill; a replica's completions of one prompt share a place.
         prefill: their entries, on the devices of the replicas.
         prompt_tokens: tokens that were computed for it.
     """
 
-    completions: np.ndarray
-    replicas: np.ndarray
-    places: np.ndarray
+    completions: Int[np.ndarray, " completions"]
+    replicas: Int[np.ndarray, " completions"]
+    places: Int[np.ndarray, " completions"]
     prefill: Prefill
     prompt_tokens: int = 0
 
-    def take(self, free: Sequence[np.ndarray]) -> tuple["Batch", np.ndarray, "Batch"]:
-        """The first completions for which a row is free, a row int [M] for each, and the other completions.
+    def take(self, free: Sequence[Int[np.ndarray, " _"]]) -> tuple["Batch", Int[np.ndarray, " taken"], "Batch"]:
+        """The first completions for which a row is free, a row for each, and the other completions.
 
         Args:
             free: for each replica, its free rows.
@@ -45,11 +45,11 @@ class Batch:
             rows[own] = its_rows[: len(own)]
         return self._only(rows >= 0), rows[rows >= 0], self._only(rows < 0)
 
-    def per_replica(self, count: int) -> np.ndarray:
-        """int [count], how many of the completions are in each replica."""
+    def per_replica(self, count: int) -> Int[np.ndarray, " replicas"]:
+        """How many of the completions are in each of `count` replicas."""
         return np.bincount(self.replicas, minlength=count)
 
-    def _only(self, members: np.ndarray) -> "Batch":
+    def _only(self, members: Bool[np.ndarray, " completions"]) -> "Batch":
         return Batch(self.completions[members], self.replicas[members], self.places[members], self.prefill)
 
 
@@ -116,7 +116,7 @@ class Admissions:
         key: the rollout's.
     """
 
-    def __init__(self, replicas: Replicas, prompts: Sequence[Prompt], completions: int, key: jax.Array):
+    def __init__(self, replicas: Replicas, prompts: Sequence[Prompt], completions: int, key: Key[Array, ""]):
         self._replicas = replicas
         digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
         first = np.repeat([p.first_completion for p in prompts], completions)
@@ -127,11 +127,11 @@ class Admissions:
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
 
-    def of(self, batch: Batch, rows: np.ndarray, count: int) -> loop.Admission:
-        """The completions of a batch, [M], for the rows int [M] of `count`."""
+    def of(self, batch: Batch, rows: Int[np.ndarray, " taken"], count: int) -> loop.Admission:
+        """The completions of a batch for some of `count` rows, one each."""
         own = batch.completions
 
-        def per_row(values: np.ndarray, elsewhere: int = 0) -> Any:
+        def per_row(values: Int[np.ndarray, " taken"], elsewhere: int = 0) -> Int32[np.ndarray, " rows"]:
             array = np.full(count, elsewhere, np.int32)
             array[rows] = values
             return array

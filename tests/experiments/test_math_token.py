@@ -54,13 +54,8 @@ def start(run: Path, cache: Path, *flags: str) -> subprocess.Popen[str]:
 
 
 def python(cache: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A process; those of this file share a compilation cache, and are compiled fast rather than well."""
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
+    """A process; those of this file share a compilation cache."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 

@@ -14,12 +14,10 @@ BUDGETS = (12, 24)
 OPTIONS = {"budgets": BUDGETS, "updates": 2, "prompts": 4, "completions": 4, "rows": 16, "seed": 3}
 
 
-def reward(problem: aj.Problem, text: str) -> float:
-    return 1 / (1 + text.count("7"))
-
-
-def environment(split: str, limit: int, reward=reward) -> aj.Environment:
-    return aj.Environment(LM, aj.load_problems("arithmetic", split=split, limit=limit), "none", reward=reward)
+def environment(split: str, limit: int) -> aj.Environment:
+    """Its reward is sent to workers whole; one that has a name would have each of them import this module, and JAX with it."""
+    problems = aj.load_problems("arithmetic", split=split, limit=limit)
+    return aj.Environment(LM, problems, "none", reward=lambda problem, text: 1 / (1 + text.count("7")))
 
 
 LM = aj.load_lm("tiny")

@@ -1,7 +1,6 @@
 """Models over several simulated devices: numbers and tokens of one device, each with its own part, no part moved."""
 
 import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,10 +22,9 @@ Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What a process with four devices found; it compiles fast rather than well."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    """What a process with four devices found."""
     directory = tmp_path_factory.mktemp("sharded")
-    subprocess.run([sys.executable, "-W", "error", "-m", "tests.lm.sharded_models", directory], check=True, env=environment)
+    subprocess.run([sys.executable, "-W", "error", "-m", "tests.lm.sharded_models", directory], check=True)
     return dict(np.load(directory / "arrays.npz")), json.loads((directory / "facts.json").read_text())
 
 

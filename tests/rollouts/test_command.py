@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(out: Path, cache: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "adaptive_jax", "rollout", *ASKED, "--grade", "--out", str(out), *flags]
-    kept = variables | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept = variables | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     return subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -20,11 +20,7 @@ KILLS = 20
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(directory / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(directory / "cache")}
     command = [sys.executable, "-m", "tests.runs.killed_run", str(directory), str(KILLS)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
