@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float32, Int32
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.gguf import gguf_config, load_gguf, smollm2_file
-from adaptive_jax.lm.tokenizer import check_ids, checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
+from adaptive_jax.lm.gguf_tokenizer import gguf_stop_ids, gguf_tokenizer
+from adaptive_jax.lm.tokenizer import check_ids, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
 if TYPE_CHECKING:
@@ -163,9 +164,7 @@ def _tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, mesh: Mesh | 
 
 def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None, max_model_len: int | None) -> LM:
     metadata, config, graphdef, params = load_gguf(file, dtype=dtype, mesh=mesh, max_model_len=max_model_len)
-    fields = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-    ids = [metadata[field] for field in fields if field in metadata]
-    stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
+    stops = gguf_stop_ids(metadata, config.vocab_size, file)
     tokenizer = gguf_tokenizer(metadata, file)
     check_ids(tokenizer, config.vocab_size, file)
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, _tokens(tokenizer, config.vocab_size, mesh))
