@@ -159,6 +159,7 @@ class Memory:
         budget: the largest token budget.
         prompt: tokens of the longest prompt.
         dtype: of weights and cache (float32 on a CPU, bfloat16 on a GPU or TPU).
+        max_model_len: as the experiments take it.
     """
 
     model: str
@@ -166,6 +167,7 @@ class Memory:
     budget: int = 1024
     prompt: int = 512
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    max_model_len: int | None = None
 
     def __call__(self) -> tuple[str, bool]:
         import jax.numpy as jnp
@@ -173,7 +175,7 @@ class Memory:
         from adaptive_jax.decoding.memory import described, memory
         from adaptive_jax.lm.model import load_config
 
-        config, dtype = load_config(self.model), jnp.dtype(self.dtype)
+        config, dtype = load_config(self.model, self.max_model_len), jnp.dtype(self.dtype)
         need = memory(config, rows=self.rows, prompt=self.prompt, budget=self.budget, dtype=dtype)
         asked = f"{self.rows} rows of {self.prompt} + {self.budget} tokens, {self.dtype}"
         return described(need, f"{self.model}: {asked}"), True

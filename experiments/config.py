@@ -44,6 +44,8 @@ class Config:
         log_to: trackers that metrics and figures are sent to, too: tensorboard (files in the run directory), wandb, trackio;
             each is an extra of this package, and its own environment variables hold, such as WANDB_MODE=offline.
         model_parallel: devices that share one copy of the model, for those that do not fit one.
+        max_model_len: most tokens of a prompt and its completion together, where that is not the model's context; with more
+            than 4096, Phi-3 and Phi-4-mini with 128k use their rotary factors for long texts, for all texts.
     """
 
     # by model
@@ -68,10 +70,11 @@ class Config:
     distributed: bool = False
     log_to: tuple[TrackerName, ...] = ()
     model_parallel: int = 1
+    max_model_len: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", self.dataset or OWN_PROBLEMS.get(self.model, "arithmetic"))
-        self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel")
+        self.at_least(1, "limit", "train_limit", "seeds", "rows", "model_parallel", "max_model_len")
         self.at_least(0, "seed", "skip")
         if self.seed + self.seeds > SEEDS:
             raise ValueError(f"--seed {self.seed}: seeds are less than 2^32; give a smaller one")

@@ -105,7 +105,7 @@ def _kept_batch(run: RunDirectory, batch: dict[str, np.ndarray]) -> str:
 
 def load_model(config: AskingConfig) -> LM:
     """The model of an experiment, on all devices of this process; raises what `load_lm` and `local_mesh` raise."""
-    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
+    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel), max_model_len=config.max_model_len)
     if not config.apply_chat_template:
         lm.tokenizer.chat_template = None
     return lm

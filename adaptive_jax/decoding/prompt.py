@@ -42,5 +42,6 @@ def check_prompts(prompts: Sequence[Prompt], max_positions: int | None) -> None:
         if max_positions is not None and count + prompt.budget > max_positions:
             raise ValueError(
                 f"{name} has {count} tokens, which with a token budget of {prompt.budget} do not fit the "
-                f"model's context of {max_positions}: shorten the prompt or lower the budget"
+                f"model's context of {max_positions}: shorten the prompt or lower the budget (a longrope model is loaded for "
+                "longer texts by max_model_len)"
             )

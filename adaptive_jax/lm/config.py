@@ -7,7 +7,7 @@ of ignoring it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LMConfig:
-    """Shape of a decoder-only transformer. Sizes count elements; `max_positions` and `window` count tokens.
+    """Shape of a decoder-only transformer. Sizes count elements; `max_positions` (of a text) and `window` count tokens.
 
     Attributes:
         family: a key of `FAMILIES`.
@@ -97,11 +97,18 @@ class LMConfig:
         return FAMILIES[self.family]
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], where: Path | str) -> "LMConfig":
-        """Read the object in a Hugging Face config.json; `where` is the file's name, for error messages.
+    def from_hf(cls, config: Mapping[str, Any], where: Path | str, max_model_len: int | None = None) -> "LMConfig":
+        """Read the object in a Hugging Face config.json.
+
+        Args:
+            config: the object.
+            where: the file's name, for error messages.
+            max_model_len: most tokens of a text; None for the model's context. A longrope model has two: where more than the
+                original context is asked for, the factors for long texts are used for all (vLLM's rule), otherwise the others.
 
         Raises:
-            ValueError: a field is missing, or asks for what this transformer does not compute. Names file and field.
+            ValueError: a field is missing, or asks for what this transformer does not compute (names file and field), or
+                `max_model_len` is beyond the model's context.
         """
         family = str(config.get("model_type"))
         form = FAMILIES.get(family)
@@ -134,8 +141,17 @@ class LMConfig:
         if heads % kv_heads:
             raise ValueError(f"{where}: 'num_attention_heads' {heads} is not a multiple of 'num_key_value_heads' {kv_heads}")
         rope, local = _ropes(config, form, where)
-        if rope.kind == "longrope":  # its factors for longer texts would change what is in the cache
-            sizes["max_positions"] = min(sizes["max_positions"], rope.original_max_position)
+        if max_model_len is not None and not 1 <= max_model_len <= sizes["max_positions"]:
+            longest = sizes["max_positions"]
+            raise ValueError(
+                f"{where}: max_model_len {max_model_len} is not from 1 to the model's context, {longest} "
+                "('max_position_embeddings')"
+            )
+        sizes["max_positions"] = max_model_len or sizes["max_positions"]
+        if rope.kind == "longrope":
+            if max_model_len is None:
+                sizes["max_positions"] = min(sizes["max_positions"], rope.original_max_position)
+            rope = replace(rope, long=sizes["max_positions"] > rope.original_max_position)
             for name in ("short_factor", "long_factor"):
                 if 2 * len(getattr(rope, name)) != rope.rotated(head_dim):
                     pairs = rope.rotated(head_dim) // 2
@@ -179,7 +195,7 @@ class LMConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The object for a config.json from which `from_hf` reads this config back.
+        """The object for a config.json from which `from_hf`, with this `max_positions`, reads this config back.
 
         Raises:
             ValueError: the config is not one of its family (for example Llama with query and key norms).
@@ -218,7 +234,7 @@ class LMConfig:
             content["original_max_position_embeddings"] = self.rope.original_max_position
         if form.query_growth:
             content |= {"rope_scaling": None, "rope_parameters": whole | {"llama_4_scaling_beta": self.query_growth}}
-        if LMConfig.from_hf(content, "this LMConfig") != self:
+        if LMConfig.from_hf(content, "this LMConfig", self.max_positions) != self:
             raise ValueError(f"this LMConfig has settings that family {self.family!r} does not have: {self}")
         return content
 

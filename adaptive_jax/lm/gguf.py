@@ -45,7 +45,7 @@ def smollm2_file() -> Path:
 
 
 def load_gguf(
-    file: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+    file: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None, max_model_len: int | None = None
 ) -> tuple[dict[str, Any], LMConfig, nnx.GraphDef, nnx.State]:
     """The model in a GGUF file.
 
@@ -53,6 +53,7 @@ def load_gguf(
         file: of a general.architecture in `gguf_families.ARCHITECTURES`.
         dtype: of the parameters; `weights.default_dtype()` if None.
         mesh: over whose axis "model" they are split.
+        max_model_len: see `LMConfig.from_hf`.
 
     Returns:
         the file's metadata (which holds the tokenizer), the config, and the split `Transformer`.
@@ -63,14 +64,14 @@ def load_gguf(
             mesh that does not divide the model.
     """
     metadata, stored = read_header(file)
-    config = read_config(metadata, stored, file)
+    config = read_config(metadata, stored, file, max_model_len)
     return (metadata, config, *build(config, hf_tensors(metadata, stored, config), file, dtype, mesh))
 
 
-def gguf_config(file: Path) -> LMConfig:
+def gguf_config(file: Path, max_model_len: int | None = None) -> LMConfig:
     """The shape of the model in a GGUF file, whose weights are not read. Raises what `load_gguf` raises."""
     metadata, stored = read_header(file)
-    return read_config(metadata, stored, file)
+    return read_config(metadata, stored, file, max_model_len)
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:

@@ -105,8 +105,15 @@ class _Fields:
             )
 
 
-def read_config(metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor], file: Path) -> LMConfig:
+def read_config(
+    metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor], file: Path, max_model_len: int | None = None
+) -> LMConfig:
     """The config that a file's metadata describes, and those of its tensors that hold settings.
+
+    Args:
+        metadata, stored: of the file, as `gguf.read_header` gives them.
+        file: for error messages.
+        max_model_len: see `LMConfig.from_hf`.
 
     Raises:
         ValueError: an unknown architecture, a field is missing, or one asks for what is not supported. Names file and field.
@@ -155,7 +162,7 @@ def read_config(metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor],
         if fields.get(cap) is not None:
             content[cap] = fields.get(cap)
     config = replace(
-        LMConfig.from_hf(content, file),
+        LMConfig.from_hf(content, file, max_model_len),
         qkv_bias="blk.0.attn_q.bias" in stored,
         output_bias="blk.0.attn_output.bias" in stored,
         mlp_bias="blk.0.ffn_up.bias" in stored,

@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float32, Int32
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.gguf import gguf_config, load_gguf, smollm2_file
-from adaptive_jax.lm.tokenizer import check_ids, checked_stop_ids, gguf_tokenizer, load_tokenizer, stop_ids
+from adaptive_jax.lm.gguf_tokenizer import gguf_stop_ids, gguf_tokenizer
+from adaptive_jax.lm.tokenizer import check_ids, load_tokenizer, stop_ids
 from adaptive_jax.lm.weights import load_hf
 
 if TYPE_CHECKING:
@@ -99,35 +100,40 @@ def _forward(
     return model.logits(hidden), hidden.astype(jnp.float32)
 
 
-def load_lm(source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None) -> LM:
+def load_lm(
+    source: str | Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None, max_model_len: int | None = None
+) -> LM:
     """Load a frozen language model of one of the families in `adaptive_jax.lm.families`.
 
     Args:
         source: "tiny" or "fork" (the models in this package), "smollm2" (SmolLM2-135M-Instruct, an extra), a Hugging Face
-            directory, a .gguf file of Llama, Qwen2 or Qwen3, or a hub id.
+            directory, a .gguf file (its architecture is in `adaptive_jax.lm.gguf_families`), or a hub id.
         dtype: of parameters and matmuls; float32 on CPU and bfloat16 on GPU and TPU if None.
         mesh: with an axis "model", over which the parameters are split (`adaptive_jax.lm.sharding`); each device is sent its
             own part only. None for one device.
+        max_model_len: most tokens of a prompt and its completion together; None for the model's context. Phi-3 and Phi-4-mini
+            with 128k have rotary factors for texts up to 4096 tokens, which are used if None, and others, which are used for
+            all texts if this is more: a text is computed in one way, whatever stands beside it.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: there is no such model, or a file or package of it is missing.
-        ValueError: a file is broken or asks for something unsupported (names the file and the tensor or field), or the mesh
-            does not divide the model.
+        ValueError: a file is broken or asks for something unsupported (names the file and the tensor or field), the mesh does
+            not divide the model, or its context is shorter than `max_model_len`.
     """
     name = str(source)
     if name == "smollm2":
-        return _load_gguf(smollm2_file(), name, dtype, mesh)
+        return _load_gguf(smollm2_file(), name, dtype, mesh, max_model_len)
     if name in EMBEDDED:
-        return _load_directory(EMBEDDED[name], name, dtype, mesh)
+        return _load_directory(EMBEDDED[name], name, dtype, mesh, max_model_len)
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
-        return _load_gguf(path, path.stem, dtype, mesh)
+        return _load_gguf(path, path.stem, dtype, mesh, max_model_len)
     if path.is_dir():
-        return _load_directory(path, path.resolve().name, dtype, mesh)
-    return _load_directory(_from_hub(name), name, dtype, mesh)
+        return _load_directory(path, path.resolve().name, dtype, mesh, max_model_len)
+    return _load_directory(_from_hub(name), name, dtype, mesh, max_model_len)
 
 
-def load_config(source: str | Path) -> LMConfig:
+def load_config(source: str | Path, max_model_len: int | None = None) -> LMConfig:
     """The shape of a model that `load_lm` would load; of a hub id, config.json alone is downloaded.
 
     Raises:
@@ -135,13 +141,13 @@ def load_config(source: str | Path) -> LMConfig:
     """
     path = EMBEDDED.get(str(source), Path(source).expanduser())
     if str(source) == "smollm2" or path.suffix == ".gguf":
-        return gguf_config(smollm2_file() if str(source) == "smollm2" else path)
+        return gguf_config(smollm2_file() if str(source) == "smollm2" else path, max_model_len)
     file = (path if path.is_dir() else _from_hub(str(source), ["config.json"])) / "config.json"
-    return LMConfig.from_hf(read_json(file), file)
+    return LMConfig.from_hf(read_json(file), file, max_model_len)
 
 
-def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
-    config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh)
+def _load_directory(directory: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None, max_model_len: int | None) -> LM:
+    config, graphdef, params = load_hf(directory, dtype=dtype, mesh=mesh, max_model_len=max_model_len)
     tokenizer = load_tokenizer(directory)
     check_ids(tokenizer, config.vocab_size, directory)
     stops, tokens = stop_ids(directory, config.vocab_size, tokenizer), _tokens(tokenizer, config.vocab_size, mesh)
@@ -156,11 +162,9 @@ def _tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, mesh: Mesh | 
     return jnp.asarray(known) if mesh is None else jax.device_put(known, NamedSharding(mesh, PartitionSpec()))
 
 
-def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None) -> LM:
-    metadata, config, graphdef, params = load_gguf(file, dtype=dtype, mesh=mesh)
-    fields = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-    ids = [metadata[field] for field in fields if field in metadata]
-    stops = checked_stop_ids(ids, config.vocab_size, f"{file}: {fields[0]!r}")
+def _load_gguf(file: Path, name: str, dtype: jnp.dtype | None, mesh: Mesh | None, max_model_len: int | None) -> LM:
+    metadata, config, graphdef, params = load_gguf(file, dtype=dtype, mesh=mesh, max_model_len=max_model_len)
+    stops = gguf_stop_ids(metadata, config.vocab_size, file)
     tokenizer = gguf_tokenizer(metadata, file)
     check_ids(tokenizer, config.vocab_size, file)
     return LM(name, config, tokenizer, stops, graphdef, params, mesh, _tokens(tokenizer, config.vocab_size, mesh))

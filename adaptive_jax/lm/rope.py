@@ -38,8 +38,9 @@ class RopeConfig:
         partial: share of a head's channels that are rotated, the first ones.
         attention_factor: cos and sin are multiplied by it (yarn, longrope).
         beta_fast, beta_slow, truncate: which wavelengths yarn blends, and whether their bounds are whole channels.
-        short_factor, long_factor: longrope's divisors of each frequency, for texts up to `original_max_position` and for
-            others, which are refused: transformers computes a text anew when it outgrows the first, since they change all keys.
+        short_factor, long_factor: longrope's divisors of each frequency, for short and for long texts.
+        long: which of them are used, for all texts: they change what is cached. transformers goes by each text's length, and
+            computes one that outgrows `original_max_position` anew.
     """
 
     theta: float = 10_000.0
@@ -55,6 +56,7 @@ class RopeConfig:
     truncate: bool = True
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    long: bool = False
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: Path | str, default_theta: float = 10_000.0) -> "RopeConfig":
@@ -172,7 +174,7 @@ def rope_frequencies(
     Source: RoFormer (arXiv 2104.09864) eq. 15; "llama3" as in the Llama 3.1 release: wavelengths longer than
     `original_max_position / low_freq_factor` are slowed by `factor`, short ones are kept, with a linear blend between. "yarn":
     arXiv 2309.00071, eq. 20 and 21. "dynamic" as in transformers: by how long the text is now; what is cached already stays
-    as it was rotated, there as here. "longrope": of the original context.
+    as it was rotated, there as here.
 
     Args:
         rope: the settings.
@@ -201,7 +203,7 @@ def rope_frequencies(
         slowed = jnp.clip((jnp.arange(rotated // 2, dtype=jnp.float32) - low) / max(high - low, 0.001), 0.0, 1.0)
         return slowed * inverse / rope.factor + (1 - slowed) * inverse
     if rope.kind == "longrope":
-        return inverse / jnp.asarray(rope.short_factor, jnp.float32)
+        return inverse / jnp.asarray(rope.long_factor if rope.long else rope.short_factor, jnp.float32)
     if rope.kind == "dynamic" and lengths is not None:
         longest = jnp.maximum(lengths, rope.original_max_position).astype(jnp.float32)
         growth = rope.factor * longest / rope.original_max_position - (rope.factor - 1.0)

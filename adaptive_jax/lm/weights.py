@@ -87,7 +87,7 @@ def tensor_name(path: tuple[Any, ...], family: Family) -> str:
 
 
 def load_hf(
-    directory: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+    directory: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None, max_model_len: int | None = None
 ) -> tuple[LMConfig, nnx.GraphDef, nnx.State]:
     """The model in a Hugging Face directory.
 
@@ -95,6 +95,7 @@ def load_hf(
         directory: with config.json and model.safetensors, or shards and model.safetensors.index.json.
         dtype: of the parameters; `default_dtype()` if None.
         mesh: over whose axis "model" they are split.
+        max_model_len: see `LMConfig.from_hf`.
 
     Returns:
         the config, and the split `Transformer`: `nnx.merge(graphdef, params)` is the module.
@@ -104,7 +105,7 @@ def load_hf(
         ValueError: an unsupported config, a missing, unexpected, mis-shaped or truncated tensor or one that is not finite, or a
             mesh that does not divide the model.
     """
-    config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json")
+    config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json", max_model_len)
     return (config, *build(config, _stored(directory), directory, dtype, mesh))
 
 

@@ -57,7 +57,7 @@ def rollout(config: RolloutConfig) -> str:
     config.check()
     if config.distributed:
         parallel.connect()
-    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel))
+    lm = load_lm(config.model, mesh=parallel.local_mesh(config.model_parallel), max_model_len=config.max_model_len)
     job = _Job(lm, config)
     try:
         if config.only is not None:

