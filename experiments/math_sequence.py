@@ -61,6 +61,7 @@ log = logging.getLogger("experiments.math_sequence")  # __name__ is __main__ und
 OWN_ACTIONS = {name: Path(__file__).parent / "results" / f"select_actions_{name}" / "actions.json" for name in EMBEDDED}
 EMBEDDED_TRAIN_LIMIT = 2048
 BASELINE = "best static"
+HELD = "held"  # beside the parameters of a trained adapter
 # method -> name, whether it sees B, how it learns
 TRAINED: dict[str, tuple[str, bool, Rule]] = {
     "lpo": ("LPO", False, "lpo"),
@@ -330,10 +331,11 @@ def trained(
         kept, history = fit_bandit(start, table(training), settings, validation=table(validation), on_report=report)
         best = max(metrics["validation_reward"] for metrics in history)
         log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, 100 * best)
-        return named_leaves(kept.params)
+        return named_leaves(kept.params) | {HELD: np.array(kept.held, np.int32)}
 
-    params = replace_leaves(start.params, run.stage(f"training {own}, seed {seed}", compute, inputs=actions))
-    adapter = dataclasses.replace(start, params=params)
+    arrays = dict(run.stage(f"training {own}, seed {seed}", compute, inputs=actions))
+    held = tuple(arrays.pop(HELD).tolist())
+    adapter = dataclasses.replace(start, params=replace_leaves(start.params, arrays), held=held)
     on_main_process(lambda: save_adapter(run.path / ADAPTERS / f"{own}-seed{seed}", adapter, fingerprint=run.fingerprint))
     return adapter
 

@@ -125,9 +125,8 @@ def fit_bandit(
     """Train an adapter: as it was when its choices were best on the validation table, or else as it is at the end.
 
     An untrained adapter starts at the best constant action (`constant_adapter`), for each sampling budget where it sees that.
-    If what it learns beyond the constant is not surely worth something on the validation table, by a paired 95% interval of the
-    mean over the sampling budgets, the constant is returned. Of an adapter that sees the sampling budget, only states count
-    that lose to the constant at none: a gain at one budget is no reason for a loss at another where it can tell them apart.
+    Where what it learns beyond the constant is not surely worth something on the validation table, by a paired 95% interval,
+    the constant stays: at each sampling budget by itself where the adapter sees it (`SequenceAdapter.held`), else altogether.
 
     Args:
         adapter, table, settings: see `train_bandit`.
@@ -137,28 +136,52 @@ def fit_bandit(
     Returns:
         The adapter, and all metrics in order.
     """
-    start = constant_adapter(adapter, table.rates, settings.samples) if is_untrained(adapter) else adapter
-    constant = np.zeros((1, 1)) if validation is None else reached_by(start, validation, settings.samples)
-    best, kept, history = constant, start, []
-    untrained = is_untrained(adapter)
+    untrained, samples = is_untrained(adapter), settings.samples
+    start = constant_adapter(adapter, table.rates, samples) if untrained else adapter
+    constant = np.zeros((1, 1)) if validation is None else reached_by(start, validation, samples)
+    kept, best, history = start, 0.0 if untrained else float(constant.mean()), []
     for trained, metrics in train_bandit(start, table, settings):
         if validation is not None:
-            reached = reached_by(trained, validation, settings.samples)
+            reached = reached_by(trained, validation, samples)
             metrics |= {"validation_reward": float(reached.mean())}
-            loses = (reached - constant).mean(axis=1).min() < 0
-            if reached.mean() > best.mean() and not (loses and untrained and adapter.sees_samples):
-                best, kept = reached, trained
+            if not untrained:
+                gained, own = float(reached.mean()), trained
+            elif adapter.sees_samples:
+                sure = [_sure(gains) for gains in reached - constant]
+                gained, own = sum(sure), _held_but(trained, start, [gain > 0 for gain in sure], samples)
+            else:
+                gained, own = _sure((reached - constant).mean(axis=0)), trained
+            if gained > best:
+                kept, best = own, gained
         history.append(metrics)
         if on_report is not None:
             on_report(metrics)
     if validation is None:
         return trained, history
-    gains = (best - constant).mean(axis=0)
-    half = SURE * float(gains.std()) / math.sqrt(len(gains))
-    if gains.mean() <= half and untrained:
-        log.info("%+.1f ± %.1f points on validation: the best constant action is kept", 100 * gains.mean(), 100 * half)
-        return start, history
+    if kept is start:
+        log.info("no gain is sure on validation: the best constant action is kept")
     return kept, history
+
+
+def _sure(gains: Float[np.ndarray, " prompts"]) -> float:
+    """The mean gain, or 0 where it is not above zero by more than `SURE` standard errors."""
+    mean, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
+    return mean if mean > SURE * error else 0.0
+
+
+def _held_but(
+    trained: SequenceAdapter, start: SequenceAdapter, sure: Sequence[bool], samples: Sequence[int]
+) -> SequenceAdapter:
+    """The trained adapter where its gain is sure, and elsewhere the constant that it started at.
+
+    A sampling budget between two of training goes with the nearer one on the log scale.
+    """
+    every = np.arange(1, trained.samples_scale + 1)
+    nearest = np.abs(np.log2(every)[:, None] - np.log2(samples)).argmin(axis=1)
+    nothing, count = jnp.zeros((len(every), start.hidden_size), jnp.float32), jnp.asarray(every, jnp.int32)
+    prompts = PromptObservation(nothing, nothing, jnp.zeros_like(count), jnp.asarray(samples, jnp.int32)[nearest], count)
+    actions = np.asarray(start.begin(prompts, jnp.zeros(len(every), jnp.float32)))
+    return dataclasses.replace(trained, held=tuple(np.where(np.asarray(sure)[nearest], -1, actions).tolist()))
 
 
 def reached_by(adapter: SequenceAdapter, table: Table, samples: Sequence[int]) -> Float[np.ndarray, "budgets prompts"]:

@@ -1,6 +1,7 @@
 """The sequence adapter: a policy that picks one sampling action for a prompt and holds it for all its completions."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -33,6 +34,8 @@ class SequenceAdapter:
         pooling: e is the hidden state of the prompt's last token, the mean over the prompt, or both (static).
         sees_samples: whether it sees the sampling budget B (static).
         samples_scale: the largest B of training (static). Larger ones are taken for it.
+        held: for each B from 1 to `samples_scale` the action that every prompt gets at it, or -1 where the MLP chooses
+            (static); none where it always does. What was learnt at one sampling budget is so no reason for a loss at another.
     """
 
     params: nnx.State
@@ -42,6 +45,7 @@ class SequenceAdapter:
     pooling: Pooling = struct.field(pytree_node=False, default="both")
     sees_samples: bool = struct.field(pytree_node=False, default=True)
     samples_scale: int = struct.field(pytree_node=False, default=8)
+    held: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
     @property
     def learns(self) -> bool:
@@ -54,7 +58,11 @@ class SequenceAdapter:
         return False
 
     def begin(self, prompt: PromptObservation, uniform: Float32[Array, " rows"]) -> Int32[Array, " rows"]:
-        return jnp.argmax(self.logits(self.features(prompt)), axis=-1).astype(jnp.int32)
+        chosen = jnp.argmax(self.logits(self.features(prompt)), axis=-1).astype(jnp.int32)
+        if not self.held:
+            return chosen
+        held = jnp.asarray(self.held, jnp.int32)[jnp.clip(prompt.samples, 1, len(self.held)) - 1]
+        return jnp.where(held >= 0, held, chosen)
 
     def step(
         self, observation: Observation, sequence_action: Int32[Array, " rows"], uniform: Float32[Array, " rows"]
@@ -99,6 +107,7 @@ def sequence_adapter(
     pooling: Pooling = "both",
     sees_samples: bool = True,
     samples_scale: int = 8,
+    held: Sequence[int] = (),
     width: int = 64,
     seed: int = 0,
 ) -> SequenceAdapter:
@@ -107,10 +116,15 @@ def sequence_adapter(
     Args:
         hidden_size: D of the language model.
         actions: the action space, shape [A].
-        pooling, sees_samples, samples_scale: see `SequenceAdapter`.
+        pooling, sees_samples, samples_scale, held: see `SequenceAdapter`.
         width: hidden width of the MLP.
         seed: of the initial weights.
+
+    Raises:
+        ValueError: `held` has neither no entry nor one for each sampling budget, or one that is no action.
     """
+    if held and (len(held) != samples_scale or not all(-1 <= action < len(actions) for action in held)):
+        raise ValueError(f"held is {tuple(held)}: give {samples_scale} actions from 0 to {len(actions) - 1}, or -1 for none")
     size = hidden_size * (2 if pooling == "both" else 1) + sees_samples
     graphdef, params = nnx.split(MLP(size, width, len(actions), rngs=nnx.Rngs(seed)))
-    return SequenceAdapter(params, actions, graphdef, hidden_size, pooling, sees_samples, samples_scale)
+    return SequenceAdapter(params, actions, graphdef, hidden_size, pooling, sees_samples, samples_scale, tuple(held))

@@ -36,7 +36,7 @@ from adaptive_jax.runs.records import (
     replacing,
 )
 
-EARLIER: dict[str, Any] = {"budget_encoding": "shares"}  # what adapters are that were saved before the field was
+EARLIER: dict[str, Any] = {"budget_encoding": "shares", "held": []}  # what adapters are that were saved before the field was
 ADAPTERS = "adapters"
 MAIN = "token-adapter-budget"
 
@@ -97,12 +97,14 @@ def save_adapter(
         if missing := [field for field in ROW if field not in row]:
             raise ValueError(f"row {number} of results has no {missing[0]!r}; a row has {', '.join(ROW)}")
     kind = "sequence" if isinstance(adapter, SequenceAdapter) else "token"
+    held = {"held": list(adapter.held)} if isinstance(adapter, SequenceAdapter) else {}
     told = _plain({"license": license, "trained": dict(trained or {}), "results": [dict(row) for row in results]})
     description = {
         "kind": kind,
         "name": Path(directory).name,
         **({"base_model": lm.name} if lm is not None else {}),
         **{field: getattr(adapter, field) for field in _FIELDS[kind]},
+        **held,
         "width": nnx.merge(adapter.graphdef, adapter.params).width,
         "actions": {name: np.asarray(value).tolist() for name, value in vars(adapter.actions).items()},
         "fingerprint": dict(fingerprint or (model_fingerprint(lm) if lm is not None else {})),
@@ -259,5 +261,12 @@ def _maker(file: Path, description: Mapping[str, Any]) -> Callable[[], Adapter]:
         raise DamagedRecord(f"{file}: 'actions' are none: {error}") from error
     if not len(actions):
         raise DamagedRecord(f"{file}: 'actions' are none")
-    make: Callable[..., Adapter] = sequence_adapter if description["kind"] == "sequence" else token_adapter
-    return functools.partial(make, actions=actions, **{field: description[field] for field in fields})
+    chosen = {"actions": actions, **{field: description[field] for field in fields}}
+    if description["kind"] == "token":
+        return functools.partial(token_adapter, **chosen)
+    held = description["held"]
+    if type(held) is not list or not all(type(action) is int and -1 <= action < len(actions) for action in held):
+        raise DamagedRecord(f"{file}: 'held' is {reprlib.repr(held)}, and must be a list of actions, or of -1 for none")
+    if held and len(held) != description["samples_scale"]:
+        raise DamagedRecord(f"{file}: 'held' has {len(held)} entries, and 'samples_scale' is {description['samples_scale']}")
+    return functools.partial(sequence_adapter, held=held, **chosen)

@@ -131,6 +131,9 @@ class Policy(LogitsProcessor):
         elif step == 0:
             probabilities = self._probabilities(self._prompt_features())
             action = probabilities.argmax(-1)
+            if held := ADAPTER.get("held"):
+                fixed = held[min(self.samples, len(held)) - 1]
+                action = action if fixed < 0 else torch.full_like(action, fixed)
             self.prompt = None
         else:
             action, probabilities = self.actions[0], self.probabilities[0]
