@@ -26,6 +26,7 @@ class StopTexts:
         texts: the stop texts; may be none.
 
     Attributes:
+        texts: the stop texts.
         ids: tokens that end a completion: the model's own, and those whose text contains a stop text.
 
     Raises:
@@ -38,7 +39,7 @@ class StopTexts:
             raise TypeError("stop is a string: give a list of them, such as [stop]")
         if not all(texts):
             raise ValueError("stop has an empty text, which every completion contains: leave it out")
-        self._lm, self._texts = lm, tuple(texts)
+        self._lm, self.texts = lm, tuple(texts)
         self.ids = lm.stop_ids
         if texts:
             count = min(len(lm.tokenizer), lm.config.vocab_size)
@@ -47,7 +48,7 @@ class StopTexts:
 
     def _found(self, text: str) -> int | None:
         """Where the first stop text begins."""
-        places = [place for stop in self._texts if (place := text.find(stop)) >= 0]
+        places = [place for stop in self.texts if (place := text.find(stop)) >= 0]
         return min(places, default=None)
 
     def cut(self, text: str) -> str:
@@ -58,7 +59,7 @@ class StopTexts:
         self, tokens: Int32[np.ndarray, "completions steps"], lengths: Int[np.ndarray, " completions"]
     ) -> Int32[np.ndarray, " completions"]:
         """How many tokens there are up to the one that completes the first stop text, of completions of `lengths` tokens."""
-        texts = decode(self._lm.tokenizer, tokens, lengths) if self._texts else []
+        texts = decode(self._lm.tokenizer, tokens, lengths) if self.texts else []
         cut = np.array(lengths, np.int32)
         for n, text in enumerate(texts):
             if self._found(text) is not None:

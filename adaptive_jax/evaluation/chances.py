@@ -41,7 +41,10 @@ def right_completions(
     rows: int = 128,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[set[Completion]]:
-    """The different right completions that were drawn for each question, each with the token that ended it.
+    """The different right completions that were found for each question, each with the token that ended it.
+
+    They are those that were drawn, and the problem's own answer as the tokenizer writes it, with and without a space before it,
+    where that is right.
 
     Args:
         environment: Q questions.
@@ -56,7 +59,7 @@ def right_completions(
         Q sets.
     """
     lm, count = environment.lm, len(environment)
-    found: list[set[Completion]] = [set() for _ in range(count)]
+    found = _references(environment, budget)
     for policy in policies:
         asked = np.repeat(np.arange(count), completions)
         with environment.grading(asked) as grading:
@@ -77,6 +80,33 @@ def right_completions(
         trajectory = environment.stop.truncated(trajectory)
         for n in np.flatnonzero((rewards == 1.0)[:, 0] & known[:, 0]).tolist():
             found[asked[n]].add(tuple(trajectory.new_tokens(n).tolist()))
+    return found
+
+
+def _references(environment: Environment, budget: int) -> list[set[Completion]]:
+    """The answers of the questions' problems as completions, where those are right."""
+    lm, stop = environment.lm, environment.stop
+    found: list[set[Completion]] = [set() for _ in range(len(environment))]
+    ends = stop.texts or (lm.tokenizer.decode([lm.stop_ids[0]]),)
+    wanted = [
+        (number, tuple(lm.tokenizer.encode(space + question.problem.answer + end, add_special_tokens=False)))
+        for number, question in enumerate(environment.questions)
+        if question.problem.answer is not None
+        for space in ("", " ")
+        for end in ends
+    ]
+    wanted = [(number, tokens) for number, tokens in wanted if len(tokens) <= budget and tokens[-1] in stop.ids]
+    if not wanted:
+        return found
+    padded = np.zeros((len(wanted), budget), np.int32)
+    for row, (_, tokens) in enumerate(wanted):
+        padded[row, : len(tokens)] = tokens
+    lengths = np.array([len(tokens) for _, tokens in wanted])
+    grades = environment.grades(padded, lengths, [number for number, _ in wanted])
+    whole = stop.lengths(padded, lengths) == lengths  # an answer that holds a stop text ends before it is whole
+    for (number, tokens), grade, ends_there in zip(wanted, grades, whole, strict=True):
+        if ends_there and grade.value == 1.0 and grade.verdict != "error":
+            found[number].add(tokens)
     return found
 
 
