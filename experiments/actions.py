@@ -25,7 +25,15 @@ SAMPLES = (1, 2, 4, 8)  # sampling budgets B of the paper
 
 @dataclass(frozen=True)
 class SequenceConfig(AskingConfig):
-    """Flags of both sequence-level experiments; `budget` is 28 for tiny, 20 for fork and 1024 otherwise."""
+    """Flags of both sequence-level experiments; `budget` is 28 for tiny, 20 for fork and 1024 otherwise.
+
+    Attributes:
+        summed_chances: for short answers: rewards and results are chances of a right completion, summed over the right ones
+            that were found, instead of shares of draws (adaptive_jax/evaluation/chances.py). The completions of a question are
+            then drawn under a random action each, to find right ones.
+    """
+
+    summed_chances: bool = False
 
     own_budgets: ClassVar[Mapping[str, tuple[int, ...]]] = {"tiny": (28,), "fork": (20,)}
     default_budgets: ClassVar[tuple[int, ...]] = (1024,)

@@ -100,9 +100,6 @@ class MathSequence(SequenceConfig, TransferConfig):
             and 1.25).
         completions: completions per question and action for training and validation, at least 8.
         held_out_completions: completions per question and action on the problems that are evaluated, at least 8.
-        summed_chances: for short answers: rewards and results are chances of a right completion, summed over the right ones
-            that were found, instead of shares of draws (adaptive_jax/evaluation/chances.py). The completions of a question are
-            then drawn under a random action each, to find right ones.
         updates: policy-gradient updates per adapter and seed.
         learning_rate: of AdamW.
         pooling: the prompt embedding: the last token's hidden state, the prompt's mean, or both.
@@ -113,7 +110,6 @@ class MathSequence(SequenceConfig, TransferConfig):
     train_limit: int | None = None
     completions: int = 8
     held_out_completions: int = 16
-    summed_chances: bool = False
     updates: int = 2000
     learning_rate: float = 1e-3
     pooling: Pooling = "both"
