@@ -1,9 +1,9 @@
 """config.json files of models that people load, as they are published: no test can download them.
 
-The fields of Gemma 3, SmolLM3, OLMo 2 and 3, Phi-4-mini and Ministral 3 are those that public tests of other projects quote from
-the hub (TensorRT-LLM, vLLM ports and others), and so is Gemma's number of parameters (keras-hub). The other configs and numbers
-are written from memory; a field that is misread or misremembered makes another number, since all tensors of the text model
-count.
+The fields of Gemma 3, SmolLM3, OLMo 2 and 3, Phi-4-mini and Ministral 3 are those that public tests of other projects quote
+from the hub (TensorRT-LLM, vLLM ports and others), and so is Gemma's number of parameters (keras-hub). The other configs and
+numbers are written from memory; a field that is misread or misremembered makes another number, since all tensors of the text
+model count.
 """
 
 import math
