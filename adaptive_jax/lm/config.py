@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adaptive_jax.lm.families import FAMILIES, SWITCHED, UNSUPPORTED, Family, none_slides, rotated_layers
+from adaptive_jax.lm.families import AROUND_TEXT, FAMILIES, SWITCHED, UNSUPPORTED, Family, none_slides, rotated_layers
 from adaptive_jax.lm.rope import RopeConfig, positive
 
 SUPPORTED = f"choose a model of {', '.join(family.architecture for family in FAMILIES.values())}"
@@ -110,6 +110,7 @@ class LMConfig:
             ValueError: a field is missing, or asks for what this transformer does not compute (names file and field), or
                 `max_model_len` is beyond the model's context.
         """
+        config = _text_part(config)
         family = str(config.get("model_type"))
         form = FAMILIES.get(family)
         asked = next((field for field in UNSUPPORTED if config.get(field)), None)
@@ -237,6 +238,15 @@ class LMConfig:
         if LMConfig.from_hf(content, "this LMConfig", self.max_positions) != self:
             raise ValueError(f"this LMConfig has settings that family {self.family!r} does not have: {self}")
         return content
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text model's part of a config, where a model around it reads images, too; otherwise the config."""
+    around, text = str(config.get("model_type")), config.get("text_config")
+    if around not in AROUND_TEXT or not isinstance(text, dict):
+        return config
+    shared = {key: config[key] for key in ("tie_word_embeddings", "quantization_config") if config.get(key) is not None}
+    return {**AROUND_TEXT[around], **shared, **text, "architectures": None}
 
 
 def _ropes(config: Mapping[str, Any], form: Family, where: Path | str) -> tuple[RopeConfig, RopeConfig | None]:

@@ -174,6 +174,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi3": Family("Phi3ForCausalLM", fused=True, slides=all_slide),
 }
+# Models that read images, too, around a text model of one of these families: what transformers takes for fields that their
+# `text_config` leaves out. Their text model is read, the rest is left alone.
+AROUND_TEXT: dict[str, Mapping[str, Any]] = {
+    "gemma3": {"vocab_size": 262208, "num_attention_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6},
+    "mistral3": {},
+}
 # parts that other config.json files ask for, and the field that says so: refused by name
 UNSUPPORTED = {
     "num_experts": "a mixture of experts",

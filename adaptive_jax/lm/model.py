@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = {name: Path(__file__).parent / name for name in ("tiny", "fork")}
 TINY = EMBEDDED["tiny"]
+UNUSED_FILES = ["consolidated*"]  # Mistral's own form of the same weights
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 ACCEPTED = (
     "accepted are 'tiny', 'fork', 'smollm2', a directory with config.json and safetensors weights, a .gguf file, "
@@ -177,7 +178,7 @@ def _from_hub(name: str, files: list[str] = HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=UNUSED_FILES))
     except Exception as error:
         raise FileNotFoundError(
             f"no model {name!r}: it is not a local directory, and the hub gave none ({type(error).__name__}: {error}); "

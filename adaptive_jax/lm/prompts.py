@@ -47,7 +47,7 @@ def render(
         The prompt, special tokens spelled out (tokenise it with `add_special_tokens=False` when it came from a template).
 
     Raises:
-        ValueError: the chat template fails.
+        ValueError: the chat template fails, or does not know thinking.
     """
     order = (STEP_BY_STEP if cot else DIRECT)[form]
     asked, before = question + order, [(shown + order, solution) for shown, solution in examples]
@@ -66,10 +66,12 @@ def as_turns(tokenizer: Any, asked: str, before: Sequence[tuple[str, str]], thin
     Without a chat template the texts stand one behind the other, with an empty line behind each answer.
 
     Raises:
-        ValueError: the chat template fails.
+        ValueError: the chat template fails, or does not know thinking.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         return "".join(f"{shown} {answer}\n\n" for shown, answer in before) + asked
+    if thinking is not None and "enable_thinking" not in str(tokenizer.chat_template):
+        raise ValueError("the tokenizer's chat template does not know 'enable_thinking': leave --thinking out for this model")
     options = {} if thinking is None else {"enable_thinking": thinking}
     turns = [turn for shown, answer in before for turn in (("user", shown), ("assistant", answer))]
     messages = [{"role": role, "content": content} for role, content in (*turns, ("user", asked))]

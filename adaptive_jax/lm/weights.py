@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from adaptive_jax.lm.config import LMConfig, read_json
-from adaptive_jax.lm.families import Family
+from adaptive_jax.lm.families import AROUND_TEXT, Family
 from adaptive_jax.lm.sharding import MODEL, check_model_parallel, parameter_spec
 from adaptive_jax.lm.transformer import Transformer
 
@@ -53,6 +53,9 @@ HF_PARTS = {
     "kernel": "weight",
     "scale": "weight",
 }
+# where a model that reads images, too, keeps its text model, and what lies beside it
+TEXT_MODELS = {"language_model.": "", "model.language_model.": "model."}
+TOWERS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 # by where the family has its norms
 MLP_NORM = {"before": "post_attention_layernorm", "both": "pre_feedforward_layernorm"}
 # stored as one tensor where the family says so, in this order along the outputs
@@ -105,8 +108,11 @@ def load_hf(
         ValueError: an unsupported config, a missing, unexpected, mis-shaped or truncated tensor or one that is not finite, or a
             mesh that does not divide the model.
     """
-    config = LMConfig.from_hf(read_json(directory / "config.json"), directory / "config.json", max_model_len)
-    return (config, *build(config, _stored(directory), directory, dtype, mesh))
+    content, stored = read_json(directory / "config.json"), _text_model(_stored(directory))
+    config = LMConfig.from_hf(content, directory / "config.json", max_model_len)
+    if content.get("model_type") in AROUND_TEXT:  # transformers writes its outer field whatever the inner one says
+        config = replace(config, tie_embeddings="lm_head.weight" not in stored)
+    return (config, *build(config, stored, directory, dtype, mesh))
 
 
 def shapes(config: LMConfig, dtype: jnp.dtype) -> Transformer:
@@ -178,6 +184,18 @@ def save_hf(directory: Path, config: LMConfig, params: nnx.State) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def _text_model(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The text model's tensors, where it lies beside a tower for images; otherwise all."""
+    if not any(name.startswith(tuple(TEXT_MODELS)) for name in stored):
+        return dict(stored)
+    own = {}
+    for name, tensor in stored.items():
+        prefix = next((prefix for prefix in TEXT_MODELS if name.startswith(prefix)), "")
+        if not name.startswith(TOWERS):
+            own[TEXT_MODELS.get(prefix, "") + name[len(prefix) :]] = tensor
+    return own
 
 
 def _fused_names(whole: str) -> list[str]:

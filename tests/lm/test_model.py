@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -152,9 +153,10 @@ def test_a_missing_gguf_file_is_named(tmp_path: Path) -> None:
 def test_a_hub_id_is_looked_up_and_its_absence_explained(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append(name)
         assert {"*.json", "*.safetensors"} <= set(allow_patterns)
+        assert any(fnmatch("consolidated.safetensors", pattern) for pattern in ignore_patterns)
         return str(directory)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

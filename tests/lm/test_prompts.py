@@ -44,6 +44,11 @@ def test_thinking_reaches_the_template(plain: Any, chat: Any) -> None:
     assert render(chat, "Q", thinking=False).endswith("<assistant><think></think>")
     assert render(chat, "Q", thinking=True) == render(chat, "Q") == f"<user>Q{STEP_BY_STEP['answer']}<assistant>"
     assert render(plain, "Q", thinking=False) == render(plain, "Q")
+    ignorant = copy.deepcopy(chat)
+    ignorant.chat_template = TEMPLATE.partition("{% if enable_thinking")[0]
+    assert render(ignorant, "Q") == render(chat, "Q")
+    with pytest.raises(ValueError, match="does not know 'enable_thinking': leave --thinking out for this model"):
+        render(ignorant, "Q", thinking=False)
 
 
 @pytest.mark.parametrize("cot", [True, False])

@@ -149,6 +149,26 @@ def split_by_layer(directory: Path) -> list[int]:
     return [sum(array.nbytes for array in tensors.values()) for tensors in shards.values()]
 
 
+@pytest.mark.parametrize(("case", "around"), [("gemma3", "gemma3"), ("ministral3", "mistral3")])
+@pytest.mark.parametrize("place", ["language_model.{}", "model.language_model.{}"])  # transformers 4 and 5
+def test_the_text_model_of_one_that_reads_images_is_loaded(case: str, around: str, place: str, tmp_path: Path) -> None:
+    text = json.loads((GOLDEN / case / "config.json").read_text())
+    wrong = not text["tie_word_embeddings"]  # the outer field is transformers' own default
+    outer = {"model_type": around, "architectures": ["ForConditionalGeneration"], "tie_word_embeddings": wrong}
+    config = outer | {"text_config": text, "vision_config": {"model_type": "siglip_vision_model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = {}
+    for name, tensor in load_file(GOLDEN / case / "model.safetensors").items():
+        inner = name if place.startswith("lang") else name.removeprefix("model.")
+        tensors[name if name == "lm_head.weight" and place.startswith("model") else place.format(inner)] = tensor
+    seen = place.partition("language_model")[0] + "vision_tower.layers.0.weight"
+    save_file(tensors | {seen: np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    read, _, params = load_hf(tmp_path)
+    expected_config, _, expected = load_hf(GOLDEN / case)
+    assert read == expected_config
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
 def test_tensors_that_nothing_reads_are_let_be(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "llama_linear", tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")
