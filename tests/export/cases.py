@@ -24,7 +24,7 @@ FILTERED = [
     aj.SamplingParams(1.4, min_p=0.05),
     aj.SamplingParams(2.0, top_k=20, top_p=0.9, min_p=0.01),
 ]
-KINDS = ("two-hot", "centred", "shares", "hidden", "entropy", "filtered", "both", "last", "mean")
+KINDS = ("two-hot", "centred", "shares", "hidden", "entropy", "filtered", "both", "last", "mean", "held")
 
 
 def case(kind: str, hidden_size: int = TINY_WIDTH) -> Adapter:
@@ -36,6 +36,8 @@ def case(kind: str, hidden_size: int = TINY_WIDTH) -> Adapter:
     if kind == "filtered":
         actions = aj.SamplingParams.stack(FILTERED)
         return with_random_head(aj.token_adapter(hidden_size, actions=actions, width=16, budget_scale=64), 0.3, 3)
+    if kind == "held":  # one action for every prompt, unless there is a single completion
+        return random_sequence_adapter(hidden_size).replace(held=(-1, *[2] * 7))
     return random_sequence_adapter(hidden_size, kind, sees_samples=kind != "last")
 
 
