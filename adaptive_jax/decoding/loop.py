@@ -212,8 +212,10 @@ def move(
     return dataclasses.replace(state, alive=state.alive.at[left].set(False, mode="drop")), moved
 
 
-def _choose(received: Bool[Array, " rows"], fresh: jax.Array, old: jax.Array) -> jax.Array:
-    """[rows, ..]: the fresh of rows that received a completion, and the old of the others."""
+def _choose(
+    received: Bool[Array, " rows"], fresh: Shaped[Array, "rows ..."], old: Shaped[Array, "rows ..."]
+) -> Shaped[Array, "rows ..."]:
+    """The fresh of rows that received a completion, and the old of the others."""
     return jnp.where(received.reshape((-1,) + (1,) * (old.ndim - 1)), fresh, old)
 
 

@@ -15,7 +15,7 @@ class Prompt:
 
     Attributes:
         id: the problem's identity; the draws of its completions depend on it.
-        tokens: int [P], at least one.
+        tokens: at least one.
         budget: token budget b of its completions, at least 1.
         first_completion: index of its first completion; a later rollout can go on counting where one ended.
     """
