@@ -56,7 +56,7 @@ def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.
             f"a prompt of {prompt} tokens and a budget of {budget} exceed the model's context of {config.max_positions}: "
             "lower one of them"
         )
-    rings = ring_shapes(prompt, budget, min(chunk, budget), rows)
+    rings = ring_shapes(prompt, budget, min(chunk, budget), rows, config.reach)
     cache = sum(_bytes(jax.eval_shape(partial(KVCache.zeros, config, *ring, dtype=dtype))) for ring in rings)
     # what XLA keeps at one time of a step, as its own reports show: logits with the sampling kernel's parts of them, or the
     # MLP's three activations, or the scores before and behind softmax

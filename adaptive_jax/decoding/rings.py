@@ -2,6 +2,7 @@
 
 Attention costs by the column, and most completions are much shorter than the longest. So a rollout has several rings, each half
 as long again as the one before it. The longer a ring is, the fewer are the completions that come to it, and so its rows.
+Where all layers of a model look at a text's last tokens only, rings are no longer than that, and what is older is overwritten.
 """
 
 from typing import NamedTuple
@@ -33,18 +34,21 @@ def round_up(count: int) -> int:
     return -(-count // BUCKET) * BUCKET
 
 
-def ring_shapes(longest: int, budget: int, chunk: int, rows: int) -> list[Shape]:
+def ring_shapes(longest: int, budget: int, chunk: int, rows: int, reach: int | None = None) -> list[Shape]:
     """The rings of a rollout: the first holds every prompt and has all rows, the last holds the longest completion.
+
+    Of both, what is within the model's reach.
 
     Args:
         longest: tokens of the longest prompt.
         budget: the largest one.
         chunk: steps between two looks of the host.
         rows: of each replica.
+        reach: how many of a text's last tokens the model looks at; None for all.
     """
     width = prefill_width(longest)
-    least = width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk)
-    sizes = [round_up(width + budget)]
+    sizes = [round_up(width + budget if reach is None else min(width + budget, reach))]
+    least = min(width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk), sizes[0])
     while (shorter := int(sizes[0] / GROWTH) // BUCKET * BUCKET) >= least:
         sizes.insert(0, shorter)
     most = [rows * sizes[-1] // (ROWS_SHARE * size) // 8 * 8 for size in sizes]

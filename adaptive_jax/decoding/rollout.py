@@ -128,7 +128,7 @@ class _Rollout:
         self._prefill_next()
         last = self._started[0].prefill.last
         self._hidden = last[:1] if replicas.mesh is None else last[:, :1]  # a model for the shape of hidden states
-        self._shapes = ring_shapes(longest, max(prompt.budget for prompt in prompts), chunk, rows)
+        self._shapes = ring_shapes(longest, max(prompt.budget for prompt in prompts), chunk, rows, decoder.reach)
         self._rings: list[Ring | None] = [None] * len(self._shapes)  # each is made for its first completion
 
     def run(self) -> Trajectory:
@@ -237,7 +237,7 @@ class _Rollout:
     def _needs(self, completions: Int[np.ndarray, " asked"]) -> Int[np.ndarray, " asked"]:
         """Columns that completions need for another chunk."""
         budgets = np.minimum(self._harvest.lengths[completions] + self._chunk, self._admissions.budgets[completions])
-        return self._admissions.prompt_lengths[completions] + budgets
+        return np.minimum(self._admissions.prompt_lengths[completions] + budgets, self._shapes[-1].size)
 
     def _next_ring(self) -> Ring | None:
         """The ring that the next chunk is for; None when all is done. Called when rows are filled."""
@@ -261,7 +261,9 @@ class _Rollout:
             self._move(ring, above, rows)
             return self._run_dry(place + 1)
         own = ring.completion[rows]
-        room = np.minimum(self._admissions.budgets[own], ring.shape.size - self._admissions.prompt_lengths[own])
+        room = self._admissions.budgets[own]
+        if ring.shape.size < self._shapes[-1].size:
+            room = np.minimum(room, ring.shape.size - self._admissions.prompt_lengths[own])
         if np.max(room - self._harvest.lengths[own]) < WORTHWHILE:
             return ring
         while count >= 2 * max(most, FEW_ROWS):

@@ -96,6 +96,11 @@ class LMConfig:
         """The switches of its family."""
         return FAMILIES[self.family]
 
+    @property
+    def reach(self) -> int | None:
+        """How many of a text's last tokens are looked at, the present one included; None for all."""
+        return self.window if self.sliding and all(self.sliding) else None
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: Path | str, max_model_len: int | None = None) -> "LMConfig":
         """Read the object in a Hugging Face config.json.

@@ -55,6 +55,11 @@ class Prefixes:
 class Decoder(Protocol):
     """A frozen language model as the loop sees it. Every method is pure and may be traced."""
 
+    @property
+    def reach(self) -> int | None:
+        """How many of a text's last tokens it looks at, the present one included: columns that a ring needs. None for all."""
+        ...
+
     def prefill(self, tokens: Int32[Array, "prompts tokens"], lengths: Int32[Array, " prompts"]) -> Prefill:
         """Compute prompts, right-aligned, of `lengths` tokens each (at least 1)."""
         ...
@@ -91,7 +96,7 @@ class Decoder(Protocol):
 
         Args:
             cache: as `empty_cache` made it.
-            prompts: a `Prefill.cache` of P columns.
+            prompts: a `Prefill.cache` of P columns; of more than the ring has, the last ones are written.
             source: which prompt each row gets; -1 leaves a row as it is.
             cursor: the next column to be written. Columns [cursor - P, cursor), modulo the ring's size, are replaced in
                 the rows that get a prompt.
@@ -168,6 +173,10 @@ class TransformerDecoder:
         """The module, parameters in place."""
         return nnx.merge(self.graphdef, self.params)
 
+    @property
+    def reach(self) -> int | None:
+        return self.model.config.reach
+
     def prefill(self, tokens: Int32[Array, "prompts tokens"], lengths: Int32[Array, " prompts"]) -> Prefill:
         places = _places(tokens.shape[1], lengths)
         hidden, cache = self.model(tokens, jnp.maximum(places, 0), _causal(places, tokens.shape[1]))
@@ -229,6 +238,10 @@ class TransformerDecoder:
         def prompt(row: Int32[Array, ""], axis: int, prompts: Shaped[Array, "prompts ..."]) -> Shaped[Array, "1 ..."]:
             return jax.lax.dynamic_slice_in_dim(prompts, row, 1, 0)
 
+        size = cache.values[0].shape[2]
+        if prompts.values[0].shape[2] > size:
+            newest = (tuple(keys[..., -size:] for keys in prompts.keys), tuple(v[:, :, -size:] for v in prompts.values))
+            prompts = KVCache(*newest)
         return split_cache(_insert(cache, cursor, prompts, prompt, source), self.mesh)
 
     def move(

@@ -28,6 +28,10 @@ class ScriptedDecoder:
     lengths: jax.Array
     stop_id: int = struct.field(pytree_node=False)
 
+    @property
+    def reach(self) -> int | None:
+        return self.inner.reach
+
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
         return self._scripted(self.inner.prefill(tokens, lengths), _first(tokens, lengths), lengths)
 
@@ -77,6 +81,8 @@ class BlankDecoder:
 
     Its vocabulary is {0, 1}; with `ScriptedDecoder` around it, 1 is the stop token.
     """
+
+    reach = None
 
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
         blank = jnp.zeros((len(tokens), 1))

@@ -25,6 +25,8 @@ class CountingLM:
 
     table: jax.Array
 
+    reach = None
+
     def prefill(self, tokens: jax.Array, lengths: jax.Array) -> Prefill:
         places = _places(tokens.shape[1], lengths)
         entries = jnp.where(places >= 0, tokens + places, 99)  # padding is poison, should a mask let it through

@@ -57,6 +57,9 @@ def test_rings_grow_by_half_and_have_fewer_rows() -> None:
     assert ring_shapes(30, 8192, 16, 20)[-1] == (16, 8224)
     assert ring_shapes(30, 8192, 16, 4)[-1] == (4, 8224)
     assert ring_shapes(30, 96, 16, 128) == [(128, 128)]
+    within = ring_shapes(30, 8192, 16, 128, 1000)
+    assert [shape.size for shape in within] == [288, 448, 672, 1024]  # a window of 1000 in all layers
+    assert ring_shapes(600, 8192, 16, 128, 500) == [(128, 512)]  # which a prompt may fill
 
 
 def test_the_verb_says_what_the_function_counts() -> None:

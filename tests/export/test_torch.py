@@ -30,7 +30,7 @@ def our_uniforms(prompts: Sequence[str]) -> np.ndarray:
     """The numbers that `aj.generate` draws by, float32 [prompts * SAMPLES, STEPS, 2]."""
     digests = np.repeat(np.stack([problem_digest(text) for text in prompts]), SAMPLES, axis=0)
     keys = completion_keys(jax.random.key(SEED), digests, np.tile(np.arange(SAMPLES, dtype=np.int32), len(prompts)))
-    return np.stack([_uniforms(keys, np.full(len(keys), step), 2) for step in range(STEPS)], axis=1)
+    return np.stack([_uniforms(keys, jax.numpy.full(len(keys), step, np.int32), 2) for step in range(STEPS)], axis=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.families import FAMILIES
 from adaptive_jax.lm.model import LM
 from adaptive_jax.lm.transformer import KVCache
-from adaptive_jax.lm.weights import load_hf
+from adaptive_jax.lm.weights import load_hf, shapes
 from adaptive_jax.policies.fixed import static
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,9 +55,9 @@ def test_each_token_of_transformers_greedy_texts_is_the_best_one(case: str) -> N
     np.testing.assert_array_equal(np.argmax(logits[:, -64:], axis=-1), continued)
 
 
-# windows over two kinds of layers, a base that grows with the text, growing queries, factors for long texts, and layers without
-# positions
-@pytest.mark.parametrize("case", ["gemma3", "llama_dynamic", "ministral3", "phi3_long", "smollm3"])
+# windows over all layers, where rings are no longer than the window, or over two kinds of layers; a base that grows with the
+# text, growing queries, factors for long texts, and layers without positions
+@pytest.mark.parametrize("case", ["gemma3", "llama_dynamic", "ministral3", "mistral", "phi3_long", "smollm3"])
 def test_greedy_texts_are_those_of_transformers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """64 tokens of each prompt through two rows, from a short ring into a long one: beyond windows and original contexts."""
     monkeypatch.setattr(rings, "SHORT_BUDGET", 32)
@@ -67,6 +68,24 @@ def test_greedy_texts_are_those_of_transformers(case: str, monkeypatch: pytest.M
     done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
     for n, continued in enumerate(expected["continued"]):
         np.testing.assert_array_equal(done.new_tokens(n)[:64], continued)
+
+
+def test_a_ring_as_long_as_the_window_of_all_layers_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of 220 tokens in rings of 64 and 96 columns, for a window of 80; a beginning of 128 is longer than both."""
+    monkeypatch.setattr(rings, "SHORT_BUDGET", 32)
+    golden, _ = load("mistral")
+    config = replace(golden.config, window=80)
+    lm = LM("mistral", config, None, (0,), nnx.split(shapes(config, jnp.dtype(jnp.float32)))[0], golden.params)
+    texts = np.random.default_rng(0).integers(0, config.vocab_size, (3, 24)).tolist()
+    assert [shape.size for shape in rings.ring_shapes(24, 200, 16, 2, config.reach)] == [64, 96]
+    assert {shape.size for shape in rings.ring_shapes(152, 200, 16, 2, config.reach)} == {96}
+    for prompts in (texts, [texts[0] * 5 + own for own in texts]):
+        named = [Prompt(str(n), tuple(tokens), 200) for n, tokens in enumerate(prompts)]
+        done = rollout(lm.decoder, static(0.0), named, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
+        whole = [prompt + done.new_tokens(n).tolist() for n, prompt in enumerate(prompts)]
+        logits, _ = lm(np.array(whole), np.ones((3, len(whole[0])), bool))
+        best = np.argmax(logits[:, len(prompts[0]) - 1 : -1], axis=-1)
+        np.testing.assert_array_equal([done.new_tokens(n) for n in range(3)], best)
 
 
 def test_a_beginning_that_prompts_share_changes_no_text() -> None:
