@@ -8,6 +8,7 @@ asked. The table shows how much the sums miss: beside each is the same from draw
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -21,14 +22,17 @@ import numpy as np
 import tyro
 
 from adaptive_jax.decoding.params import SamplingParams
-from adaptive_jax.evaluation.chances import right_completions, right_steps
+from adaptive_jax.environment import Environment
+from adaptive_jax.evaluation.chances import RightSteps, right_completions, right_steps
 from adaptive_jax.evaluation.results import MEAN, Row, budget_rows, markdown_table, results_json, table_line
+from adaptive_jax.learning.exact import ExactSettings, fit_exactly
 from adaptive_jax.policies.fixed import mixed
-from adaptive_jax.policies.token import TokenAdapter, token_adapter
-from adaptive_jax.runs.adapters import load_adapter
+from adaptive_jax.policies.token import TokenAdapter
+from adaptive_jax.runs.adapters import ADAPTERS as FOLDER
+from adaptive_jax.runs.adapters import load_adapter, save_adapter
 from adaptive_jax.runs.directory import read_metrics
 from experiments.launching import exit_on_usage_error, launch
-from experiments.math_token import ADAPTERS, BEST, MIXED, MathToken, static_name
+from experiments.math_token import ADAPTERS, BEST, MIXED, MathToken, static_name, untrained
 from experiments.running import load_model
 from experiments.splits import load_splits
 
@@ -47,16 +51,19 @@ class Chances:
 
     Attributes:
         run: the directory of a finished math_token run; called from where the run was, so that its files are found.
-        out: a directory for chances.json and chances.md; otherwise the tables are printed only.
+        out: a directory for chances.json, chances.md and adapters that are fitted; otherwise the tables are printed only.
         completions: drawn for each question by a random action for each completion, and again by a random one for each token,
             to find right ones.
-        seed: fixes these draws.
+        fit: also fit adapters by so many exact gradients of the run's reward, on its training problems; the best state on its
+            validation problems is kept (adaptive_jax/learning/exact.py). 0 fits none.
+        seed: fixes the draws, and the weights that fitted adapters start from.
         rows: completions that are decoded side by side.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     out: Path | None = None
     completions: int = 16
+    fit: int = 0
     seed: int = 1
     rows: int = 128
 
@@ -66,43 +73,37 @@ def main(flags: Chances) -> str:
     with exit_on_usage_error():
         config = read_config(flags.run)
         lm, splits = load_model(config), load_splits(config)
-        environment = config.environment(lm, splits.test, config.cot, examples=splits.examples, completions=flags.completions)
-        actions, adapters = SamplingParams.stack(config.action_set), load_adapters(flags.run, config)
-        best = chosen_static(flags.run, config)
+        parts = {"test": splits.test}
+        if flags.fit:
+            parts |= {"training": splits.train, "validation": splits.validation}
+        made = functools.partial(config.environment, lm, examples=splits.examples, completions=flags.completions)
+        environments = {name: made(problems, config.cot) for name, problems in parts.items()}
+        adapters, best = load_adapters(flags.run, config), chosen_static(flags.run, config)
+    steps = {name: summed(name, environment, config, flags) for name, environment in environments.items()}
+    if flags.fit:
+        for method, (name, inputs, rule) in ADAPTERS.items():
+            if rule == "reinforce":
+                start = untrained(environments["training"], inputs, config, flags.seed)
+                adapters[f"{name}, exact gradient"] = [fitted(method, start, steps, config, flags)]
     names = [static_name(action) for action in config.action_set]
-    chances: dict[str, list[np.ndarray]] = {}  # method -> for each training seed float [Q, K]
-    found = 0.0
-    for budget in config.budgets:
-        uniform = token_adapter(lm.config.hidden_size, actions=actions, budget_scale=max(config.budgets))
-        right = right_completions(
-            environment,
-            (mixed(config.action_set), uniform),
-            budget,
-            completions=flags.completions,
-            seed=flags.seed,
-            rows=flags.rows,
-        )
-        found += sum(map(len, right)) / len(right) / len(config.budgets)
-        log.info("b = %d: %d right completions of %d questions", budget, sum(map(len, right)), sum(map(bool, right)))
-        steps = right_steps(environment, right, actions, budget, rows=flags.rows)
-        alone = [steps.alone(action) for action in range(len(names))]
-        own = {name: [chance] for name, chance in zip(names, alone, strict=True)} | {MIXED: [np.mean(alone, axis=0)]}
-        own |= {ADAPTERS[method][0]: [steps.under(adapter) for adapter in seeds] for method, seeds in adapters.items()}
-        for name, values in own.items():
-            parts = chances.setdefault(name, [np.zeros((len(environment), 0))] * len(values))
-            chances[name] = [np.column_stack(pair) for pair in zip(parts, values, strict=True)]
-    tables, rows = [], []
+    chances = {name: [np.column_stack([own.alone(action) for own in steps["test"]])] for action, name in enumerate(names)}
+    chances[MIXED] = [np.mean([runs[0] for runs in chances.values()], axis=0)]
+    for name, seeds in adapters.items():
+        chances[name] = [np.column_stack([own.under(adapter) for own in steps["test"]]) for adapter in seeds]
+    tables: list[str] = []
+    rows: list[Row] = []
     for metric in config.metrics:
         if not metric.startswith("pass@"):
             continue
         k = int(metric.removeprefix("pass@"))
         reached = {name: [1.0 - (1.0 - chance) ** k for chance in runs] for name, runs in chances.items()}
-        base = np.column_stack([reached[best[metric][i]][0][:, i] for i in range(len(config.budgets))])
+        base = np.column_stack([reached[name][0][:, i] for i, name in enumerate(best[metric])])
         table = budget_rows(BEST, config.cot, metric, config.budgets, [base])
         for name, runs in reached.items():
             table += budget_rows(name, config.cot, metric, config.budgets, runs, (BEST, base))
         told = {"model": lm.name, "dataset": config.dataset, "cot": config.cot, "metric": metric.capitalize()}
-        tables += [HOW.format(**told, n=len(environment), found=found), markdown_table(table)]
+        found = sum(len(own.question) for own in steps["test"]) / len(environments["test"]) / len(config.budgets)
+        tables += [HOW.format(**told, n=len(environments["test"]), found=found), markdown_table(table)]
         rows += table
     text = "\n".join([*tables, beside_draws(flags.run, rows)])
     print(text)
@@ -112,6 +113,32 @@ def main(flags: Chances) -> str:
         content = results_json("chances", lm.name, config.dataset, rows)
         (flags.out / "chances.json").write_text(json.dumps(content, indent=1) + "\n")
     return text
+
+
+def summed(name: str, environment: Environment, config: MathToken, flags: Chances) -> list[RightSteps]:
+    """The steps of the right completions that were found, at each token budget."""
+    actions, found = SamplingParams.stack(config.action_set), []
+    uniform = untrained(environment, "hidden", config, flags.seed)
+    for budget in config.budgets:
+        drawing = (mixed(config.action_set), uniform)
+        right = right_completions(environment, drawing, budget, completions=flags.completions, seed=flags.seed, rows=flags.rows)
+        log.info("%s, b = %d: %d right completions of %d questions", name, budget, sum(map(len, right)), sum(map(bool, right)))
+        found.append(right_steps(environment, right, actions, budget, rows=flags.rows))
+    return found
+
+
+def fitted(
+    method: str, start: TokenAdapter, steps: dict[str, list[RightSteps]], config: MathToken, flags: Chances
+) -> TokenAdapter:
+    """An adapter by exact gradients, saved."""
+    settings = ExactSettings(updates=flags.fit, samples=config.samples)
+    adapter, history = fit_exactly(start, steps["training"], settings, validation=steps["validation"])
+    for metrics in history:
+        told = ", ".join(f"{key} {100 * metrics[key]:.1f}" for key in ("reward", "validation_reward"))
+        log.info("%s, update %d: %s", method, metrics["update"], told)
+    if flags.out is not None:
+        save_adapter(flags.out / FOLDER / f"{method}-exact", adapter)
+    return adapter
 
 
 def read_config(run: Path) -> MathToken:
@@ -139,12 +166,16 @@ def _typed(value: Any, kind: Any) -> Any:
 
 
 def load_adapters(run: Path, config: MathToken) -> dict[str, list[TokenAdapter]]:
-    """The trained adapters by method, one for each training seed. Raises ValueError or OSError where one is missing."""
+    """The trained adapters by name, one for each training seed; those that the run has not come to are left out."""
     found: dict[str, list[TokenAdapter]] = {}
-    for method, seed in itertools.product(ADAPTERS, config.training_seeds):
-        adapter = load_adapter(run, method=method, seed=seed)
+    for (method, (name, _, _)), seed in itertools.product(ADAPTERS.items(), config.training_seeds):
+        try:
+            adapter = load_adapter(run, method=method, seed=seed)
+        except FileNotFoundError:
+            log.info("%s, seed %d: the run has no such adapter yet", name, seed)
+            continue
         assert isinstance(adapter, TokenAdapter)
-        found.setdefault(method, []).append(adapter)
+        found.setdefault(name, []).append(adapter)
     return found
 
 

@@ -144,7 +144,12 @@ class RightSteps:
 
     def under(self, policy: TokenAdapter) -> Float64[np.ndarray, " questions"]:
         """Each question's chance under an adapter of the same actions."""
-        observation = Observation(
+        chosen = jax.nn.softmax(policy.logits(policy.features(self.observation())), axis=-1)
+        return self._chances(np.sum(np.asarray(chosen) * self.drawn, axis=-1))
+
+    def observation(self) -> Observation:
+        """What a policy sees before each step."""
+        return Observation(
             hidden=jnp.asarray(self.hidden),
             remaining=jnp.asarray(self.budget - self.place),
             budget=jnp.full(len(self.place), self.budget, jnp.int32),
@@ -152,8 +157,6 @@ class RightSteps:
             entropy=jnp.asarray(self.entropy),
             top_probability=jnp.asarray(self.top_probability),
         )
-        chosen = jax.nn.softmax(policy.logits(policy.features(observation)), axis=-1)
-        return self._chances(np.sum(np.asarray(chosen) * self.drawn, axis=-1))
 
     def _chances(self, drawn: Float[np.ndarray, " steps"]) -> Float64[np.ndarray, " questions"]:
         logs = np.log(np.maximum(drawn.astype(np.float64), 1e-300))
