@@ -142,7 +142,7 @@ def fitted(
 
 
 def read_config(run: Path) -> MathToken:
-    """The flags of a math_token run.
+    """The flags of a math_token run; flags that are newer than it have their defaults.
 
     Raises:
         ValueError: there is no such run, or it is another experiment's.
@@ -151,10 +151,11 @@ def read_config(run: Path) -> MathToken:
     if not path.is_file():
         raise ValueError(f"{run}: no config.json is there; give the directory of a math_token run")
     written, kinds = json.loads(path.read_text()), typing.get_type_hints(MathToken)
-    if written.keys() != kinds.keys() & {field.name for field in dataclasses.fields(MathToken)}:
-        raise ValueError(
-            f"{path}: its flags are not those of this version's math_token; give a run of math_token, made with this version"
-        )
+    known = {field.name for field in dataclasses.fields(MathToken)}
+    if "samples" not in written:
+        raise ValueError(f"{path}: these are not the flags of math_token; give the directory of a math_token run")
+    if unknown := written.keys() - known:
+        raise ValueError(f"{path}: math_token has no flag {min(unknown)} any more; give a run of this version")
     return MathToken(**{name: _typed(value, kinds[name]) for name, value in written.items()})
 
 
