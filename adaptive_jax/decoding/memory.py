@@ -54,7 +54,7 @@ def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.
     if prompt + budget > config.max_positions:
         raise ValueError(
             f"a prompt of {prompt} tokens and a budget of {budget} exceed the model's context of {config.max_positions}: "
-            "lower one of them"
+            "lower one of them (a longrope model is for longer texts with --max-model-len)"
         )
     rings = ring_shapes(prompt, budget, min(chunk, budget), rows, config.reach)
     cache = sum(_bytes(jax.eval_shape(partial(KVCache.zeros, config, *ring, dtype=dtype))) for ring in rings)

@@ -20,7 +20,7 @@ from adaptive_jax.lm.gguf import load_gguf, read_header
 from adaptive_jax.lm.model import LM, load_lm
 from adaptive_jax.lm.rope import RopeConfig
 from adaptive_jax.lm.transformer import KVCache
-from adaptive_jax.lm.weights import load_hf
+from adaptive_jax.lm.weights import load_hf, shapes
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = json.loads((GOLDEN / "smollm2.json").read_text(encoding="utf-8"))
@@ -126,7 +126,16 @@ def write_gguf(file: Path, case: str, changes: Changes | None = None, **fields: 
     if name != "phi3":
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
-    writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
+    tokens = [f"t{i}" for i in range(config.vocab_size)]
+    if name == "gemma3":  # SentencePiece's: a letter each, and what Gemma ends turns with
+        tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<end_of_turn>", "\u2581", *(chr(code) for code in range(48, 103))]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_types([3] * 5 + [1] * (len(tokens) - 5))
+        writer.add_bos_token_id(2)
+        writer.add_eos_token_id(1)
+        writer.add_add_bos_token(True)
+    writer.add_token_list(tokens)
     for key, value in fields.items():
         key = f"{name}.{key.replace('__', '.')}"
         if isinstance(value, str):
@@ -237,6 +246,20 @@ def test_a_gguf_file_gives_the_config_and_parameters_of_its_directory(
     # what is stored one higher has lost the last bits of small numbers
     tolerance = 2e-7 if config.form.norm_offset else 0
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance), params, expected)
+
+
+def test_a_whole_file_of_gemma_is_a_model_with_its_tokenizer(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "gemma.gguf", "gemma3", **WINDOW, attention__sliding_window_pattern=3)
+    lm = load_lm(tmp_path / "gemma.gguf", dtype=jnp.float32)
+    assert (lm.name, lm.stop_ids, lm.tokens) == ("gemma", (1, 4), None)
+    ids = lm.tokenizer("a 1")["input_ids"]
+    assert ids == [2, 6 + ord("a") - 48, 5, 6 + ord("1") - 48]
+    # what the file leaves out is what all of the family have
+    config, graphdef, params = load_hf(GOLDEN / "gemma3", dtype=jnp.float32)
+    config = replace(config, rope=RopeConfig(5e5), local_rope=RopeConfig(1e4), attention_scale=12.0, logit_cap=None)
+    graphdef, _ = nnx.split(shapes(config, jnp.dtype(jnp.float32)))
+    expected, _ = LM("directory", config, None, (1,), graphdef, params)([ids], [[True] * 4])
+    np.testing.assert_allclose(lm([ids], [[True] * 4])[0], expected, rtol=0, atol=1e-4)
 
 
 def rounded(rope: RopeConfig) -> RopeConfig:

@@ -40,6 +40,13 @@ def test_one_weight_counts(lm: LM) -> None:
     assert changed(before, model_fingerprint(other)) == {"weights"}
 
 
+def test_factors_for_long_texts_count(lm: LM) -> None:
+    """The same weights compute something else with them."""
+    rope = dataclasses.replace(lm.config.rope, long=True)
+    other = dataclasses.replace(lm, config=dataclasses.replace(lm.config, rope=rope))
+    assert changed(model_fingerprint(lm), model_fingerprint(other)) == {"rope"}
+
+
 def test_the_tokenizer_counts_with_template_and_stop_tokens(lm: LM) -> None:
     before = model_fingerprint(lm)
     others = [dataclasses.replace(lm, stop_ids=(1, 2, 3))]
