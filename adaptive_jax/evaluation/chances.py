@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int32
 
-from adaptive_jax.decoding.embedding import embeddings
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Observation, Policy
 from adaptive_jax.decoding.rollout import rollout
 from adaptive_jax.decoding.sampling import probabilities, summary
+from adaptive_jax.decoding.states import last_states
 from adaptive_jax.environment import Environment
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.policies.token import TokenAdapter
@@ -167,7 +167,7 @@ class RightSteps:
 def right_steps(
     environment: Environment, right: Sequence[Collection[Completion]], actions: SamplingParams, budget: int, *, rows: int = 128
 ) -> RightSteps:
-    """What every action makes of the steps of right completions: one prefill for each beginning of one.
+    """What every action makes of the steps of right completions: one forward pass over each of them.
 
     A completion that a stop token ended stands for all that differ from it in that token alone, and not in their text: a line
     may end by one line feed or by two.
@@ -177,7 +177,7 @@ def right_steps(
         right: the right completions of each, none of which begins another one, as `right_completions` finds them.
         actions: the action space, shape [A].
         budget: token budget that they were drawn at.
-        rows: beginnings that are computed side by side.
+        rows: completions that are computed side by side.
 
     Raises:
         ValueError: no question has a right completion.
@@ -185,20 +185,18 @@ def right_steps(
     events = _events(environment, right)
     if not events:
         raise ValueError("no right completion was found: draw more of them, or hotter ones")
-    steps = [(n, step) for n, event in enumerate(events) for step in event.steps]
-    contexts = {context: n for n, context in enumerate(dict.fromkeys(context for _, (context, _) in steps))}
-    prompts = [(*environment.prompt(question, budget).tokens, *begun) for question, begun in contexts]
-    hidden, _ = embeddings(environment.lm.decoder, prompts, rows=rows)
-    place = np.array([contexts[context] for _, (context, _) in steps])
-    drawn, entropy, top = _drawn(environment, hidden[place], [goes_on for _, (_, goes_on) in steps], actions)
+    texts = [(*environment.prompt(event.question, budget).tokens, *event.begun) for event in events]
+    counts = [len(event.goes_on) for event in events]
+    hidden = np.concatenate(last_states(environment.lm.decoder, texts, counts, rows=rows))
+    drawn, entropy, top = _drawn(environment, hidden, [tokens for event in events for tokens in event.goes_on], actions)
     return RightSteps(
-        hidden=hidden[place],
+        hidden=hidden,
         entropy=entropy,
         top_probability=top,
-        token=np.array([prompts[at][-1] for at in place], np.int32),
-        place=np.array([len(begun) for _, ((_, begun), _) in steps], np.int32),
+        token=np.concatenate([text[-count:] for text, count in zip(texts, counts, strict=True)]).astype(np.int32),
+        place=np.concatenate([np.arange(count) for count in counts]).astype(np.int32),
         drawn=drawn,
-        completion=np.array([n for n, _ in steps], np.int32),
+        completion=np.repeat(np.arange(len(events)), counts).astype(np.int32),
         question=np.array([event.question for event in events], np.int32),
         questions=len(right),
         budget=budget,
@@ -246,16 +244,19 @@ def _chances_of(
     return drawn.T, *summary(logits)
 
 
-Context = tuple[int, Completion]  # a question, and what of a completion is there already
-Step = tuple[Context, frozenset[int]]  # and the tokens any of which goes on with it
-
-
 @dataclass(frozen=True)
 class _Event:
-    """A right completion, or several that differ in the token that ends them."""
+    """A right completion, or several that differ in the token that ends them.
+
+    Attributes:
+        question: that it answers.
+        begun: its tokens but the last.
+        goes_on: for each of its steps the tokens any of which belongs to it.
+    """
 
     question: int
-    steps: tuple[Step, ...]
+    begun: Completion
+    goes_on: tuple[frozenset[int], ...]
 
 
 def _events(environment: Environment, right: Sequence[Collection[Completion]]) -> list[_Event]:
@@ -266,8 +267,7 @@ def _events(environment: Environment, right: Sequence[Collection[Completion]]) -
             goes_on = [frozenset([token]) for token in tokens]
             if tokens[-1] in ends:
                 goes_on[-1] = _same_text(environment, tokens[:-1], tokens[-1])
-            steps = tuple(((question, tokens[:t]), goes_on[t]) for t in range(len(tokens)))
-            found[_Event(question, steps)] = None
+            found[_Event(question, tokens[:-1], tuple(goes_on))] = None
     return list(found)
 
 

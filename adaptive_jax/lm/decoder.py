@@ -195,6 +195,30 @@ class TransformerDecoder:
         lengths: Int32[Array, " prompts"],
         columns: int,
     ) -> Prefill:
+        before, hidden, cache = self._after(prefixes, source, tokens, lengths, columns)
+        return self._prefilled(jnp.concatenate([before, hidden], axis=1), cache, lengths)
+
+    def hidden_after(
+        self,
+        prefixes: Prefixes,
+        source: Int32[Array, " texts"],
+        tokens: Int32[Array, "texts own"],
+        lengths: Int32[Array, " texts"],
+        columns: int,
+    ) -> Float[Array, "texts own width"]:
+        """Hidden states of the last tokens of texts; arguments as for `prefill_after`."""
+        _, hidden, _ = self._after(prefixes, source, tokens, lengths, columns)
+        return whole(hidden, self.mesh)
+
+    def _after(
+        self,
+        prefixes: Prefixes,
+        source: Int32[Array, " prompts"],
+        tokens: Int32[Array, "prompts own"],
+        lengths: Int32[Array, " prompts"],
+        columns: int,
+    ) -> tuple[Float[Array, "prompts before width"], Float[Array, "prompts own width"], KVCache]:
+        """Hidden states of the columns before the last T, of those, and the cache of all of them."""
         # Rows whose own part is shorter than others' compute the last tokens of their prefix once more, where there would be
         # padding otherwise: so one block of columns is written in all rows.
         width = tokens.shape[1]
@@ -219,7 +243,7 @@ class TransformerDecoder:
         )
         positions = jnp.maximum(places[:, columns - width :], 0)
         hidden, cache = self.model(tokens, positions, _causal(places, width), split_cache(cache, self.mesh), columns - width)
-        return self._prefilled(jnp.concatenate([before(prefixes.hidden, 1), hidden], axis=1), cache, lengths)
+        return before(prefixes.hidden, 1), hidden, cache
 
     def _prefilled(
         self, hidden: Float[Array, "prompts tokens width"], cache: KVCache, lengths: Int32[Array, " prompts"]
