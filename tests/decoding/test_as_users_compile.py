@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FILE = Path(__file__).with_name("test_transformer_rollout.py")
-TESTS = ("sampled_completions_do_not_depend_on_company", "completions_that_outgrow_the_short_ring_go_on_in_the_long_one")
+TESTS = ("sampled_completions_do_not_depend_on_company", "completions_that_outgrow_their_ring_go_on_in_the_next_one")
 
 
 def test_draws_hold_as_users_compile_the_loop() -> None:
