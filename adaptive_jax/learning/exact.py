@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from adaptive_jax.evaluation.chances import RightSteps
 from adaptive_jax.learning.constant import constant_token_adapter
 from adaptive_jax.learning.reinforce import Metrics
+from adaptive_jax.learning.train import adam
 from adaptive_jax.policies.token import TokenAdapter
 
 
@@ -70,7 +71,7 @@ def fit_exactly(
     actions = range(len(adapter.actions))
     alone = [np.mean([expected(steps.alone(action), settings.samples) for steps in validation]) for action in actions]
     kept, best = constant_token_adapter(adapter, int(np.argmax(alone))), float(max(alone))
-    optimizer = _adam(settings.learning_rate)
+    optimizer = adam(settings.learning_rate)
     state, history = optimizer.init(adapter.params), []
     for update in range(1, settings.updates + 1):
         adapter, state, reached = _update(adapter, state, own, counts[0], settings.samples, settings.learning_rate)
@@ -119,10 +120,5 @@ def _update(
         return -_pass_at(dataclasses.replace(adapter, params=params), parts, questions, samples)
 
     value, gradients = jax.value_and_grad(loss)(adapter.params)
-    updates, state = _adam(learning_rate).update(gradients, state, adapter.params)
+    updates, state = adam(learning_rate).update(gradients, state, adapter.params)
     return dataclasses.replace(adapter, params=optax.apply_updates(adapter.params, updates)), state, -value
-
-
-@functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    return optax.adam(learning_rate)

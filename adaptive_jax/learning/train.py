@@ -131,7 +131,7 @@ def first_state(adapter: TokenAdapter, settings: TrainSettings, questions: int) 
         raise ValueError(f"epochs is {settings.epochs}: give at least 1, which is REINFORCE itself")
     if not 1 <= settings.samples < settings.completions:
         raise ValueError(f"samples is {settings.samples}: give 1 to {settings.completions - 1}, one less than the completions")
-    opt_state = _adam(settings.learning_rate).init(adapter.params)
+    opt_state = adam(settings.learning_rate).init(adapter.params)
     nothing = np.array(-np.inf)
     return TrainState(adapter, opt_state, 0, 0, 0, adapter, nothing, next_batch_digest(questions, settings, 0))
 
@@ -168,7 +168,7 @@ def train(
         RewardFailed: the reward function failed on all of its first completions.
         FloatingPointError: the language model's logits were not finite.
     """
-    optimizer, replicas = _adam(settings.learning_rate), Replicas.of(environment.lm.decoder)
+    optimizer, replicas = adam(settings.learning_rate), Replicas.of(environment.lm.decoder)
     alone: Metrics = {}
     if validation is not None and state.update == 0:
         constants = [constant_token_adapter(state.adapter, action) for action in range(len(state.adapter.actions))]
@@ -279,7 +279,7 @@ def _batch(
 
 
 @functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
+def adam(learning_rate: float) -> optax.GradientTransformation:
     """The same object for the same rate: it is static in a jitted function, and another one would be compiled again."""
     return optax.adam(learning_rate)
 

@@ -47,7 +47,7 @@ def test_sums_are_what_the_run_drew(run: Path, tmp_path: Path, capsys: pytest.Ca
         row = found[key]
         assert row["value"] == pytest.approx(drawn[key]["value"], abs=0.08), key  # 8 questions with 64 draws each
     assert len(found.keys() & drawn.keys()) == len(metrics) * 3 * (len(methods) - len(fitted))
-    adapter = load_adapter(tmp_path / "out", method="token-adapter-budget-exact")
+    adapter = load_adapter(tmp_path / "out" / "adapters" / "token-adapter-budget-exact")
     assert adapter.actions.temperature.tolist() == [0.0, 0.5, 1.0, 1.25]
     assert found["greedy", "pass@1", 12]["value"] == found["greedy", "pass@4", 12]["value"]
     assert 0.1 < found["static 1.25", "pass@1", 12]["value"] < found["static 1.25", "pass@4", 12]["value"] - 0.1

@@ -32,4 +32,4 @@ LENIENT = {name: lenient(getattr(optax, name)) for name in ("adam", "adamw")}
 def _lenient_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, made in LENIENT.items():
         monkeypatch.setattr(optax, name, made)
-    train._adam.cache_clear()  # an optimiser of a test elsewhere is not lenient
+    train.adam.cache_clear()  # an optimiser of a test elsewhere is not lenient
