@@ -16,6 +16,7 @@ from adaptive_jax.learning.train import check_binary
 from adaptive_jax.policies.fixed import mixed
 from adaptive_jax.runs.directory import RunDirectory
 from experiments.asking import AskingConfig, asked_digest
+from experiments.launching import exit_on_usage_error
 from experiments.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,11 @@ class SequenceConfig(AskingConfig):
     """
 
     summed_chances: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.summed_chances and self.distributed:
+            raise ValueError("--summed-chances is computed by one process: leave out --distributed")
 
     own_budgets: ClassVar[Mapping[str, tuple[int, ...]]] = {"tiny": (28,), "fork": (20,)}
     default_budgets: ClassVar[tuple[int, ...]] = (1024,)
@@ -107,7 +113,8 @@ def summed(
             log.info(
                 "%s, b = %d: %d right completions of %d questions", name, budget, sum(map(len, found)), sum(map(bool, found))
             )
-            steps = right_steps(environment, found, SamplingParams.stack(actions), budget, rows=config.rows)
+            with exit_on_usage_error():  # where no completion is right
+                steps = right_steps(environment, found, SamplingParams.stack(actions), budget, rows=config.rows)
             chances.append(np.stack([steps.alone(action) for action in range(len(actions))], axis=1))
         return {"chances": np.stack(chances)}
 

@@ -4,7 +4,7 @@
 
 For short answers only: `adaptive_jax.evaluation.chances` says how. Draws are noisy, and a few hundred questions with a few
 completions each tell two methods apart to two or three points; summed chances leave only the noise of which questions are
-asked. The table shows how much the sums miss: beside each is the same from draws of every action alone.
+asked. How much the sums miss is shown by a last table: each method's Pass@1 as summed, and as the run drew it.
 """
 
 import dataclasses
@@ -67,6 +67,11 @@ class Chances:
     seed: int = 1
     rows: int = 128
 
+    def __post_init__(self) -> None:
+        for flag, least in (("completions", 1), ("fit", 0), ("rows", 1)):
+            if (value := getattr(self, flag)) < least:
+                raise ValueError(f"--{flag} {value}: give at least {least}")
+
 
 def main(flags: Chances) -> str:
     """Print the tables, and write them; returns them."""
@@ -79,7 +84,8 @@ def main(flags: Chances) -> str:
         made = functools.partial(config.environment, lm, examples=splits.examples, completions=flags.completions)
         environments = {name: made(problems, config.cot) for name, problems in parts.items()}
         adapters, best = load_adapters(flags.run, config), chosen_static(flags.run, config)
-    steps = {name: summed(name, environment, config, flags) for name, environment in environments.items()}
+    with exit_on_usage_error():
+        steps = {name: summed(name, environment, config, flags) for name, environment in environments.items()}
     if flags.fit:
         for method, (name, inputs, rule) in ADAPTERS.items():
             if rule == "reinforce":

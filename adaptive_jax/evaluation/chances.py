@@ -5,8 +5,9 @@ Where answers are short, a question has few right completions, and their probabi
     chance = sum over completions y of prod over steps t of sum over actions a of pi(a | y_<t) q_a(y_t | y_<t),
 
 q_a being the distribution that action a draws from. Which completions are right is found by drawing some, once for all
-policies. One that none of these draws met is missing from every policy's sum, so a sum is a lower bound of the chance; what it
-lacks is seen from the share of right draws beside it. The formula is the law of total probability; its use here is ours.
+policies, and by writing the known answers. One that is not found so is missing from every policy's sum, so a sum is a lower
+bound of the chance; what it lacks is seen from the share of right draws beside it. The formula is the law of total probability;
+its use here is ours.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -122,6 +123,7 @@ class RightSteps:
         drawn: the chance that the action draws what the completion goes on with.
         completion: which completion the step is of, ascending.
         question: of each completion.
+        questions: how many there are, those without a right completion included.
         budget: token budget.
         actions: the action space, shape [A].
     """

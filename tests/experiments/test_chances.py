@@ -9,6 +9,7 @@ import pytest
 from adaptive_jax.runs.adapters import load_adapter
 from experiments import chances, math_token
 from experiments.chances import Chances, read_config
+from experiments.math_sequence import MathSequence
 from experiments.math_token import MathToken
 
 STATIC = ["greedy", "static 0.5", "static 1", "static 1.25"]
@@ -61,3 +62,11 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
             chances.main(Chances(tmp_path))
         assert ended.value.code == 2
         assert named in capsys.readouterr().err
+
+
+def test_a_flag_that_cannot_be_is_named(tmp_path: Path) -> None:
+    for flags, message in (({"completions": 0}, "--completions 0"), ({"fit": -1}, "--fit -1"), ({"rows": 0}, "--rows 0")):
+        with pytest.raises(ValueError, match=message):
+            Chances(tmp_path, **flags)
+    with pytest.raises(ValueError, match="leave out --distributed"):
+        MathSequence(summed_chances=True, distributed=True)
