@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from adaptive_jax.evaluation.results import budget_rows
 from adaptive_jax.runs.adapters import load_adapter
 from experiments import chances, math_token
 from experiments.chances import Chances, read_config
@@ -52,6 +54,14 @@ def test_sums_are_what_the_run_drew(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert adapter.actions.temperature.tolist() == [0.0, 0.5, 1.0, 1.25]
     assert found["greedy", "pass@1", 12]["value"] == found["greedy", "pass@4", 12]["value"]
     assert 0.1 < found["static 1.25", "pass@1", 12]["value"] < found["static 1.25", "pass@4", 12]["value"] - 0.1
+
+
+def test_sums_that_miss_much_are_told(tmp_path: Path) -> None:
+    drawn = {"method": "greedy", "cot": "none", "metric": "pass@1", "budget": "mean", "value": 0.5, "ci95": 0.03}
+    (tmp_path / "results.json").write_text(json.dumps({"rows": [drawn]}))
+    for summed, missed in ((0.48, False), (0.4, True)):
+        rows = budget_rows("greedy", "none", "pass@1", [8], [np.full((4, 1), summed)])
+        assert ("The sums miss much of greedy" in chances.beside_draws(tmp_path, rows)) == missed
 
 
 def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
