@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
 from adaptive_jax.decoding import loop
 from adaptive_jax.lm.decoder import Decoder, Prefixes
@@ -85,6 +86,27 @@ class _Run:
         self.parts = []
 
 
+class Padded(NamedTuple):
+    """Texts side by side, their last tokens in the last column, as `Decoder.prefill` and its like take them.
+
+    Attributes:
+        columns: of whole texts.
+        tokens: what is to be computed: of texts that start with a prefix, the rest.
+        lengths: of whole texts.
+        source: the prefix that each starts with; -1 for none.
+    """
+
+    columns: int
+    tokens: Int32[np.ndarray, "rows own"]
+    lengths: Int32[np.ndarray, " rows"]
+    source: Int32[np.ndarray, " rows"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are computed from their first tokens on, as no column would be saved otherwise."""
+        return self.tokens.shape[1] == self.columns
+
+
 class SharedPrefixes:
     """Prefixes, and their entries on the devices: computed at their first use, and kept.
 
@@ -99,10 +121,36 @@ class SharedPrefixes:
         self._computed: Prefixes | None = None
         self.prompt_tokens = 0  # computed so far
 
-    def of(self, prompt: Sequence[int]) -> int:
-        """Which one a prompt starts with, the longest of them; -1 for none."""
-        fitting = [i for i, own in enumerate(self.tokens) if len(own) < len(prompt) and own == tuple(prompt[: len(own)])]
+    def of(self, prompt: Sequence[int], last: int = 1) -> int:
+        """Which one a prompt starts with, the longest that leaves its last tokens, so many, out; -1 for none."""
+        most = len(prompt) - last
+        fitting = [i for i, own in enumerate(self.tokens) if len(own) <= most and own == tuple(prompt[: len(own)])]
         return max(fitting, key=lambda i: len(self.tokens[i]), default=-1)
+
+    def own(self, prompt: Sequence[int], last: int = 1) -> int:
+        """Tokens of a prompt behind its prefix, which leaves its last ones out."""
+        source = self.of(prompt, last)
+        return len(prompt) - (len(self.tokens[source]) if source >= 0 else 0)
+
+    def padded(
+        self, texts: Sequence[Sequence[int]], rows: Sequence[int], count: int, last: Sequence[int] | None = None
+    ) -> Padded:
+        """Texts, each in its own of `count` rows; the other rows are texts of one token, which nobody reads.
+
+        Args:
+            last: how many last tokens of each text are computed in any case; one if not given.
+        """
+        asked = [1] * len(texts) if last is None else last
+        sources = list(map(self.of, texts, asked))
+        columns = width = prefill_width(max(map(len, texts)))
+        if max(sources) >= 0:
+            width = min(columns, prefill_width(max(map(self.own, texts, asked)), OWN_BUCKET))
+        tokens, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
+        source = np.full(count, -1, np.int32)
+        for row, text, own in zip(rows, texts, sources, strict=True):
+            end = text[-width:]
+            tokens[row, width - len(end) :], lengths[row], source[row] = end, len(text), own
+        return Padded(columns, tokens, lengths, source)
 
     def saves(self, prompts: Sequence[Sequence[int]]) -> int:
         """Tokens of prompts that need not be computed, less those that are computed for it."""

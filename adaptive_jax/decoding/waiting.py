@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, Key
 
 from adaptive_jax.decoding import loop
-from adaptive_jax.decoding.prefixes import OWN_BUCKET, SharedPrefixes, prefill_width
+from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
 from adaptive_jax.lm.decoder import Decoder, Prefill
 from adaptive_jax.parallel import Replicas
@@ -67,8 +67,7 @@ def prefill_batches(
     together. A batch's prompts go round the replicas; where there are fewer of them than replicas, each is in several, with a
     part of its completions. What a prompt shares with others is taken from `prefixes` where that leaves fewer columns.
     """
-    source = np.array([prefixes.of(prompt.tokens) for prompt in prompts], np.int32)
-    own = [len(p.tokens) - (len(prefixes.tokens[s]) if s >= 0 else 0) for p, s in zip(prompts, source, strict=True)]
+    own = [prefixes.own(prompt.tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (-prompts[i].budget, own[i]))
     parts = np.array_split(np.arange(completions), max(min(replicas.count // len(prompts), completions), 1))
     pieces = [(index, index * completions + part) for index in order for part in parts]
@@ -76,27 +75,17 @@ def prefill_batches(
     count = replicas.count * width
     for start in range(0, len(pieces), count):
         members, owned = zip(*pieces[start : start + count], strict=True)
-        columns = prefill_width(max(len(prompts[i].tokens) for i in members))
-        shared = any(source[i] >= 0 for i in members)
-        own_columns = min(columns, prefill_width(max(own[i] for i in members), OWN_BUCKET)) if shared else columns
-        tokens = np.zeros((count, own_columns), np.int32)
-        lengths = np.ones(count, np.int32)  # rows that pad the last batch are one-token prompts that nobody reads
-        starts_with = np.full(count, -1, np.int32)
         replica, place = np.arange(len(members)) % replicas.count, np.arange(len(members)) // replicas.count
-        for row, index in zip((replica * width + place).tolist(), members, strict=True):
-            ids = prompts[index].tokens
-            last = ids[-own_columns:]
-            tokens[row, own_columns - len(last) :] = last
-            lengths[row], starts_with[row] = len(ids), source[index]
+        padded = prefixes.padded([prompts[i].tokens for i in members], (replica * width + place).tolist(), count)
         prompt_tokens = sum(len(prompts[i].tokens) for i in members)
-        if own_columns == columns:
-            prefill = replicas.call(loop.prefill, (decoder,), (replicas.split(tokens), replicas.split(lengths)))
+        if padded.whole:
+            prefill = replicas.call(loop.prefill, (decoder,), (replicas.split(padded.tokens), replicas.split(padded.lengths)))
         else:
             before = prefixes.prompt_tokens
             computed = prefixes.computed()
             prompt_tokens = sum(own[i] for i in members) + prefixes.prompt_tokens - before
-            split = computed, *map(replicas.split, (starts_with, tokens, lengths))
-            prefill = replicas.call(loop.prefill_after, (decoder,), split, columns=columns)
+            split = computed, *map(replicas.split, (padded.source, padded.tokens, padded.lengths))
+            prefill = replicas.call(loop.prefill_after, (decoder,), split, columns=padded.columns)
         yield Batch(
             completions=np.concatenate(owned),
             replicas=np.repeat(replica, [len(part) for part in owned]),
