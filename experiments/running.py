@@ -34,7 +34,7 @@ from experiments.splits import Splits
 log = logging.getLogger(__name__)
 
 DIVERGED = "diverged.npz"
-REPORT = "report.html"
+REPORT, TIMES = "report.html", "times.md"
 REPORT_EVERY = 180.0  # seconds between two reports of a training; one follows each method, too
 UNDECISIVE = ("run-dir", "resume", "allow-changed", "checkpoint-every", "distributed", "log-to")  # flags that change no number
 
@@ -70,6 +70,9 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
     try:
         with run.stop:
             yield run
+            times = times_table(run)
+            run.write_text(TIMES, times)
+            log.info("\nWhere the time went:\n\n%s", times)
             parallel.on_main_process(lambda: trackers.figures(sorted(path.glob("*.png"))))
             parallel.on_main_process(
                 lambda: None
@@ -92,6 +95,17 @@ def open_run(experiment: str, config: Config, lm: LM, splits: Splits) -> Iterato
     finally:
         trackers.close()
         run.close(folders=config.log_to)
+
+
+def times_table(run: RunDirectory) -> str:
+    """Where the time of a run went, as a Markdown table.
+
+    A stage's minutes are those of all processes that worked on it; those between stages are of this process alone.
+    """
+    rows = {**run.seconds, "between them": run.seconds_between}
+    whole = sum(rows.values())
+    lines = [f"| {name} | {own / 60:.1f} | {own / whole:.0%} |" for name, own in (*rows.items(), ("all", whole))]
+    return "\n".join(["| stage | minutes | share |", "| :-- | --: | --: |", *lines, ""])
 
 
 def _kept_batch(run: RunDirectory, batch: dict[str, np.ndarray]) -> str:

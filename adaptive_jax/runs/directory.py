@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,7 @@ class RunDirectory:
 
     Attributes:
         stop: whether the run has been asked to stop; stages look at it.
+        seconds: that each stage took, in the order in which this process came to them; what earlier processes saved counts.
 
     Raises:
         FileExistsError: there is a run in the directory that cannot go on.
@@ -91,6 +93,8 @@ class RunDirectory:
         on_line: Callable[[Metrics], None] | None = None,
     ):
         self.path, self.fingerprint, self.stop = path, plain(fingerprint), Stop()
+        self.seconds: dict[str, float] = {}
+        self._opened, self._inside = time.monotonic(), 0.0  # seconds of this process inside stages
         self._on_line = on_line
         self._lines: list[Metrics] = []  # what the present stage has logged
         self._files: _Files | None = None  # process 0 has them
@@ -120,13 +124,16 @@ class RunDirectory:
         found = on_main_process(checkpoints.newest)
         if found is not None and found[1].facts.get("inputs") == digest:
             self._log_again(found[1])
+            self.seconds[name] = found[1].facts.get("seconds", 0.0)
             return found[1].arrays
         if found is not None:
             log.warning("%s: what it depends on has changed; computing it anew", name)
         self.stop.agree()
-        self._lines = []
+        self._lines, start = [], time.monotonic()
         result = {key: np.asarray(value) for key, value in compute().items()}
         self.stop.agree()
+        self.seconds[name] = time.monotonic() - start
+        self._inside += self.seconds[name]
 
         def saved() -> dict[str, np.ndarray]:
             self._save(checkpoints, 0, result, self._facts(name, inputs=digest))
@@ -151,6 +158,7 @@ class RunDirectory:
             FingerprintMismatch: the newest sound checkpoint is not one of such a state.
         """
         checkpoints, state, self._lines = Checkpoints.of(self.path, name), start, []
+        earlier, start_here = 0.0, time.monotonic()
         if (found := on_main_process(checkpoints.newest)) is not None:
             number, record = found
             try:
@@ -158,11 +166,13 @@ class RunDirectory:
             except ValueError as error:
                 raise FingerprintMismatch(f"{checkpoints.directory}, checkpoint {number}: {error}") from error
             self._log_again(record)
+            earlier = record.facts.get("seconds", 0.0)
             log.info("%s: going on from checkpoint %d", name, number)
         saved = state.update
 
         def save() -> None:
             nonlocal saved
+            self.seconds[name] = earlier + time.monotonic() - start_here
             if state.update != saved:
                 on_main_process(lambda: self._save(checkpoints, state.update, named_leaves(state), self._facts(name)))
                 saved = state.update
@@ -179,8 +189,14 @@ class RunDirectory:
             save()
             raise
         save()
+        self._inside += self.seconds[name] - earlier
         lines, self._lines = self._lines, []
         return state, lines
+
+    @property
+    def seconds_between(self) -> float:
+        """That this process has spent outside of stages since it opened the directory."""
+        return time.monotonic() - self._opened - self._inside
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl; it has left the process when this returns.
@@ -220,7 +236,13 @@ class RunDirectory:
         self._files.has_stage(checkpoints.directory.name)
 
     def _facts(self, stage: str, **others: Any) -> dict[str, Any]:
-        return {"stage": stage, **others, "fingerprint": self.fingerprint, "metrics": self._lines}
+        return {
+            "stage": stage,
+            **others,
+            "seconds": self.seconds[stage],
+            "fingerprint": self.fingerprint,
+            "metrics": self._lines,
+        }
 
     def _log_again(self, record: Record) -> None:
         self._lines = record.facts["metrics"]

@@ -63,6 +63,7 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
         "report.html",
         "checkpoints",
         "sums.json",
+        "times.md",
         ".lock",
     }
     content = json.loads((run / "results.json").read_text())

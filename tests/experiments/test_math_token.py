@@ -103,6 +103,7 @@ def test_a_run_leaves_what_is_promised(whole: tuple[Path, str, str]) -> None:
         "adapters",
         "checkpoints",
         "sums.json",
+        "times.md",
         ".lock",
     }
     figures = {"training.png", "budgets.png", "transfer-budgets.png"}

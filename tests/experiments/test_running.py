@@ -42,6 +42,21 @@ def run_until(config: Config, error: BaseException | None = None, number: int | 
                 time.sleep(0.001)
 
 
+def test_a_run_tells_where_its_time_went(config: TrainingConfig) -> None:
+    with open_run("some", config, None, NOTHING) as run:
+        run.stage("first", lambda: time.sleep(0.3) or {})
+        run.stage("second", lambda: time.sleep(0.1) or {})
+    told = dict(run.seconds)
+    assert 0.3 <= told["first"] < told["first"] + 0.1 <= told["first"] + told["second"]
+    head, _, *rows = (run.path / "times.md").read_text().splitlines()
+    assert head == "| stage | minutes | share |"
+    names, minutes, shares = zip(*(row.strip("| ").split(" | ") for row in rows), strict=True)
+    assert names == ("first", "second", "between them", "all")
+    assert float(minutes[-1]) == pytest.approx(sum(map(float, minutes[:-1])), abs=0.2)
+    assert shares[-1] == "100%"
+    assert int(shares[0][:-1]) > int(shares[1][:-1])
+
+
 def ended(config: Config, **how: Any) -> Any:
     """The exit status of such a run."""
     with pytest.raises(SystemExit) as told:

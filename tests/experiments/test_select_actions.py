@@ -36,6 +36,7 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
         "report.html",
         "checkpoints",
         "sums.json",
+        "times.md",
         ".lock",
     }
     assert (run / "coverage.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from adaptive_jax.runs import records
+from adaptive_jax.runs import directory, records
 from adaptive_jax.runs.directory import RunDirectory, read_metrics
 from adaptive_jax.runs.fingerprint import FingerprintMismatch
 from adaptive_jax.runs.machine import VERSIONS
@@ -209,6 +210,41 @@ def test_stages_with_long_names_are_kept_apart(tmp_path: Path) -> None:
             found = run.stage(name, lambda n=number: pytest.fail("computed again") if again else {"n": np.array(n)})  # noqa: B023
             assert found["n"] == number
         run.close()
+
+
+def test_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage's seconds are those of all processes, but for what was lost; those between stages are of one."""
+    clock = [1000.0]
+    monkeypatch.setattr(directory, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def opening() -> dict[str, np.ndarray]:
+        clock[0] += 5
+        return {}
+
+    def work(fail_at: int | None) -> RunDirectory:
+        def steps(state: Sum) -> Iterator[tuple[Sum, dict[str, Any]]]:
+            for update in range(state.update + 1, 7):
+                clock[0] += 1
+                if update == fail_at:
+                    raise RuntimeError("broken")
+                yield state.replace(update=update), {}
+
+        run = opened(tmp_path / "run")
+        clock[0] += 0.5
+        try:
+            run.stage("opening", opening)
+            clock[0] += 0.25
+            run.loop("steps", START, steps, every=2)
+        finally:
+            run.close()
+        return run
+
+    with pytest.raises(RuntimeError):
+        work(fail_at=4)  # what follows step 2 is lost
+    again = work(None)
+    assert again.seconds == {"opening": 5, "steps": 6}
+    assert again.seconds_between == 0.75
+    assert work(None).seconds == again.seconds
 
 
 def test_a_run_that_goes_on_computes_nothing_twice(whole: tuple[Path, tuple[Any, ...]]) -> None:
