@@ -85,14 +85,15 @@ def right_completions(
 
 
 def _references(environment: Environment, budget: int) -> list[set[Completion]]:
-    """The answers of the questions' problems as completions, where those are right."""
+    """The answers of the questions' problems as completions, plain and boxed, where those are right."""
     lm, stop = environment.lm, environment.stop
     found: list[set[Completion]] = [set() for _ in range(len(environment))]
     ends = stop.texts or (lm.tokenizer.decode([lm.stop_ids[0]]),)
     wanted = [
-        (number, tuple(lm.tokenizer.encode(space + question.problem.answer + end, add_special_tokens=False)))
+        (number, tuple(lm.tokenizer.encode(space + written + end, add_special_tokens=False)))
         for number, question in enumerate(environment.questions)
-        if question.problem.answer is not None
+        if (answer := question.problem.answer) is not None
+        for written in (answer, rf"\boxed{{{answer}}}")
         for space in ("", " ")
         for end in ends
     ]

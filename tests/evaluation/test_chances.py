@@ -76,3 +76,12 @@ def test_what_was_never_drawn_right_has_no_chance(environment: Environment, step
     assert right_steps(environment, one, actions, BUDGET).alone(0)[1:].tolist() == [0.0] * (QUESTIONS - 1)
     with pytest.raises(ValueError, match="draw more"):
         right_steps(environment, [set()] * QUESTIONS, actions, BUDGET)
+
+
+def test_a_boxed_answer_is_right_though_nobody_drew_it() -> None:
+    lm = load_lm("tiny")
+    problems = load_problems("arithmetic", split="test", limit=8)
+    found = right_completions(Environment(lm, problems, "none"), [static(2.0)], BUDGET, completions=1)
+    texts = [{lm.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in own} for own in found]
+    assert all(rf"\boxed{{{problem.answer}}}" in own for problem, own in zip(problems, texts, strict=True))
+    assert not any(problem.answer in own for problem, own in zip(problems, texts, strict=True))  # unboxed, it is wrong
