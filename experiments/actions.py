@@ -118,4 +118,4 @@ def summed(
             chances.append(np.stack([steps.alone(action) for action in range(len(actions))], axis=1))
         return {"chances": np.stack(chances)}
 
-    return run.stage(name, compute, inputs=SamplingParams.stack(actions))["chances"]
+    return run.stage(name, compute, inputs=(SamplingParams.stack(actions), asked_digest(environment)))["chances"]

@@ -158,8 +158,10 @@ def read_config(run: Path) -> MathToken:
         raise ValueError(f"{run}: no config.json is there; give the directory of a math_token run")
     written, kinds = json.loads(path.read_text()), typing.get_type_hints(MathToken)
     known = {field.name for field in dataclasses.fields(MathToken)}
-    if "samples" not in written:
-        raise ValueError(f"{path}: these are not the flags of math_token; give the directory of a math_token run")
+    results = run / "results.json"
+    experiment = json.loads(results.read_text()).get("experiment") if results.is_file() else "math_token"
+    if experiment != "math_token" or "samples" not in written:
+        raise ValueError(f"{run} is not a run of math_token: give the directory of one")
     if unknown := written.keys() - known:
         raise ValueError(f"{path}: math_token has no flag {min(unknown)} any more; give a run of this version")
     return MathToken(**{name: _typed(value, kinds[name]) for name, value in written.items()})

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, setting_name
 from adaptive_jax.environment import Cot, Environment, Question, questions
 from adaptive_jax.evaluation.choices import (
     Asked,
@@ -36,9 +36,9 @@ from adaptive_jax.evaluation.figures import pass_figure
 from adaptive_jax.evaluation.results import Row, pass_rows, results_json
 from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.tables import paper_values, pass_caption, pass_table
-from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit
+from adaptive_jax.learning.bandit import BanditSettings, Table, embeddings, fit_bandit, reached_by
 from adaptive_jax.learning.lpo import Rule
-from adaptive_jax.learning.selection import load_actions, setting_name
+from adaptive_jax.learning.selection import load_actions
 from adaptive_jax.lm.model import EMBEDDED, LM
 from adaptive_jax.parallel import on_main_process
 from adaptive_jax.policies.sequence import Pooling, SequenceAdapter, sequence_adapter
@@ -324,9 +324,10 @@ def trained(
         run.stop.check()
 
     def compute() -> dict[str, np.ndarray]:
-        kept, history = fit_bandit(start, table(training), settings, validation=table(validation), on_report=report)
-        best = max(metrics["validation_reward"] for metrics in history)
-        log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, 100 * best)
+        watched = table(validation)
+        kept, _ = fit_bandit(start, table(training), settings, validation=watched, on_report=report)
+        reached = 100 * reached_by(kept, watched, SAMPLES).mean()
+        log.info("%-28s seed %d, CoT %-4s b = %d: %.1f on validation", name, seed, cot, budget, reached)
         return named_leaves(kept.params) | {HELD: np.array(kept.held, np.int32)}
 
     arrays = dict(run.stage(f"training {own}, seed {seed}", compute, inputs=actions))

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, setting_name
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.evaluation.evaluate import Scores, evaluate
@@ -32,7 +32,7 @@ from adaptive_jax.evaluation.samples import Sample, samples_jsonl, unpacked
 from adaptive_jax.evaluation.statistics import mean_of_known, paired_ci95
 from adaptive_jax.evaluation.tables import paper_values, pass_table
 from adaptive_jax.learning.lpo import Rule
-from adaptive_jax.learning.selection import load_actions, setting_name
+from adaptive_jax.learning.selection import load_actions
 from adaptive_jax.learning.train import TrainSettings
 from adaptive_jax.parallel import on_main_process, share
 from adaptive_jax.policies.fixed import mixed

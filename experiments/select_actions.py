@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, setting_name
 from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.evaluation.figures import coverage_figure
 from adaptive_jax.evaluation.results import MEAN, Gain, Row, results_json
@@ -32,7 +32,6 @@ from adaptive_jax.learning.selection import (
     expected_rewards,
     greedy_coverage,
     save_actions,
-    setting_name,
     top_by_mean,
 )
 from adaptive_jax.runs.directory import RunDirectory

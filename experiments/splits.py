@@ -35,8 +35,15 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
     Raises:
         ValueError, OSError: there is no such data set, or nothing is left to train on; names the flag or file to mend.
     """
-    if len(names := config.dataset.split(MIXED)) > 1:
-        return _mixture(config, names, programs=programs)
+    names = config.dataset.split(MIXED)
+    splits = _mixture(config, names, programs=programs) if len(names) > 1 else _single(config, programs=programs)
+    if not splits.test:
+        raise ValueError(f"--skip {config.skip}: --dataset {config.dataset} has no problem to evaluate beyond that: give less")
+    return splits
+
+
+def _single(config: AskingConfig, *, programs: bool) -> Splits:
+    """Of one data set; see `load_splits`."""
     trained = config.train_limit or (64 if config.slow else 512)
     watched = max(trained // 4, 1)
     last, shown = config.skip + config.limit, config.examples
@@ -60,7 +67,9 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
             others = load(config.dataset, split="train")
         except ValueError as error:
             raise ValueError(f"{error}; give --train-dataset") from error
-    check_kind(f"--dataset {config.dataset}", (*problems, *others), programs=programs)
+    source = f"--dataset {config.dataset}" if config.train_dataset is None else f"--train-dataset {config.train_dataset}"
+    check_kind(f"--dataset {config.dataset}", problems, programs=programs)
+    check_kind(source, others, programs=programs)
     held_out = {normalise_question(problem.question) for problem in test}
     unique: dict[str, Problem] = {}
     for problem in others:
@@ -72,10 +81,10 @@ def load_splits(config: AskingConfig, *, programs: bool = False) -> Splits:
     examples, others = with_examples(config, list(unique.values()))
     watched = min(watched, len(others) // 4)
     if watched == 0:
-        raise ValueError(
-            f"--dataset {config.dataset} has {len(problems)} problems; with --limit {config.limit} too few are left to train "
-            "on: lower --limit, or give --train-dataset"
-        )
+        if config.train_dataset is None:
+            taken = f"with --skip {config.skip} and --limit {config.limit} too few are left to train on"
+            raise ValueError(f"{source} has {len(problems)} problems; {taken}: lower them, or give --train-dataset")
+        raise ValueError(f"{source} has {len(unique)} problems that are not evaluated: too few to train on, give a larger one")
     return Splits(test, others[:watched], others[watched : watched + trained], examples)
 
 
@@ -95,7 +104,9 @@ def _mixture(config: AskingConfig, names: Sequence[str], *, programs: bool) -> S
         for flag, size in sizes.items():
             if size == 0 < own[flag]:
                 raise ValueError(f"--{flag.replace('_', '-')} {own[flag]}: give at least {len(names)}, one for each data set")
-        part = load_splits(dataclasses.replace(config, dataset=name, **sizes), programs=programs)
+        part = _single(dataclasses.replace(config, dataset=name, **sizes), programs=programs)
+        if len(part.test) < sizes["limit"]:
+            log.warning("%s: %d problems to evaluate instead of %d; it has no more", name, len(part.test), sizes["limit"])
         lists = part.test, part.validation, part.train, part.examples
         found.append([[_from(problem, number, name) for problem in problems] for problems in lists])
     if seen := shared([p for lists in found for p in lists[0]], [p for lists in found for part in lists[1:] for p in part]):

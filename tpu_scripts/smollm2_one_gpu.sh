@@ -40,7 +40,16 @@ gsm8k=("${plain[@]}" --cot all --examples 4 --stop '\n\n' --dataset "$data/gsm8k
 # size SMALL LARGE: the one that was asked for.
 size() { if [[ -n $small ]]; then echo "$1"; else echo "$2"; fi; }
 
-unfinished=() failed=()
+unfinished=() failed=() child=''
+# stop STATUS: the script is told to end, and so is the experiment, which saves what it has.
+stop() {
+  trap - TERM INT
+  [[ -z $child ]] || { kill -TERM "$child" && wait "$child"; } || true
+  say "stopped; the same command goes on"
+  exit "$1"
+}
+trap 'stop 143' TERM
+trap 'stop 130' INT
 # part NAME SHARE EXPERIMENT FLAG...: one experiment, within SHARE hundredths of the time and what earlier parts left.
 part() {
   local name=$1 experiment=$3 status=0 seconds command
@@ -48,13 +57,15 @@ part() {
   shift 3
   # told to end, an experiment saves what it has: 10 s are kept for that
   seconds=$((granted - SECONDS > 15 ? granted - SECONDS - 10 : 5))
-  command=(timeout --signal=TERM --kill-after=10 "$seconds" "$python" -m "experiments.$experiment" "$@" --run-dir "$out/$name")
+  command=(timeout --signal=TERM --kill-after=10 "$seconds" "$python" -m "experiments.$experiment" "$@" --run-dir "$out/$name" --resume)
   if [[ -n $DRY_RUN ]]; then
     quoted "${command[@]}"
     return
   fi
   say "$name: at most $seconds s"
-  "${command[@]}" >>"$out/$name.log" 2>&1 || status=$?
+  "${command[@]}" >>"$out/$name.log" 2>&1 &
+  child=$!
+  wait "$child" || status=$?
   case $status in
     0) ;;
     124 | 130 | 137 | 143) unfinished+=("$name") ;;

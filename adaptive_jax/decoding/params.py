@@ -104,3 +104,27 @@ def _check(name: str, value: np.ndarray) -> None:
         valid, wanted = (value >= 0) & (value <= 1), "in [0, 1] (0 switches it off)"
     if not valid.all():
         raise ValueError(f"{name} must be {wanted}, got {value[~valid][0] if value.ndim else value[()]}")
+
+
+def setting_name(setting: SamplingParams) -> str:
+    """Such as "T 0.7, top-p 0.9"; "greedy" for temperature 0."""
+    if not setting.temperature:
+        return "greedy"
+    filters = [
+        f"{word} {value:g}"
+        for word, value, off in (
+            ("top-k", setting.top_k, 0),
+            ("top-p", setting.top_p, 1),
+            ("min-p", setting.min_p, 0),
+        )
+        if value != off
+    ]
+    return ", ".join([f"T {setting.temperature:g}", *filters])
+
+
+def action_names(actions: SamplingParams) -> list[str]:
+    """The names of an action space of shape [A]."""
+    fields = {name: np.asarray(value) for name, value in vars(actions).items()}
+    count = max(value.size for value in fields.values())
+    columns = {name: np.broadcast_to(value, (count,)).tolist() for name, value in fields.items()}
+    return [setting_name(SamplingParams(**{name: column[i] for name, column in columns.items()})) for i in range(count)]

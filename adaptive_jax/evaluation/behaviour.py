@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from adaptive_jax.decoding.loop import DECISION_TOP_PROBABILITY
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, action_names
 from adaptive_jax.decoding.trajectory import Trajectory
-from adaptive_jax.learning.selection import action_names
 from adaptive_jax.parallel import largest, total
 
 BINS = 12  # of lengths and of remaining budgets

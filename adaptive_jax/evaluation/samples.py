@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, action_names
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.environment import Environment
-from adaptive_jax.learning.selection import action_names
 from adaptive_jax.parallel import exchange
 
 KEPT = 20  # completions of each verdict

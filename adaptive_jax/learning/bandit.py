@@ -159,7 +159,7 @@ def fit_bandit(
     if validation is None:
         return trained, history
     if kept is start:
-        log.info("no gain is sure on validation: the best constant action is kept")
+        log.info("no gain on validation: %s is kept", "the best constant action" if untrained else "the adapter that was given")
     return kept, history
 
 

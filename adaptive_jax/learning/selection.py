@@ -82,30 +82,6 @@ def top_by_mean(scores: Float[np.ndarray, "problems settings"], count: int) -> l
     return np.argsort(-scores.mean(axis=0), kind="stable")[:count].tolist()
 
 
-def setting_name(setting: SamplingParams) -> str:
-    """Such as "T 0.7, top-p 0.9"; "greedy" for temperature 0."""
-    if not setting.temperature:
-        return "greedy"
-    filters = [
-        f"{word} {value:g}"
-        for word, value, off in (
-            ("top-k", setting.top_k, 0),
-            ("top-p", setting.top_p, 1),
-            ("min-p", setting.min_p, 0),
-        )
-        if value != off
-    ]
-    return ", ".join([f"T {setting.temperature:g}", *filters])
-
-
-def action_names(actions: SamplingParams) -> list[str]:
-    """The names of an action space of shape [A]."""
-    fields = {name: np.asarray(value) for name, value in vars(actions).items()}
-    count = max(value.size for value in fields.values())
-    columns = {name: np.broadcast_to(value, (count,)).tolist() for name, value in fields.items()}
-    return [setting_name(SamplingParams(**{name: column[i] for name, column in columns.items()})) for i in range(count)]
-
-
 def save_actions(path: Path, settings: Sequence[SamplingParams]) -> None:
     """Write an action set: a JSON file {"actions": [{"temperature", "top_k", "top_p", "min_p"}, ...]}."""
     path.write_text(json.dumps({"actions": [vars(setting) for setting in settings]}, indent=2) + "\n")

@@ -65,9 +65,13 @@ def test_sums_that_miss_much_are_told(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for content, named in ((None, "config.json"), ({"model": "tiny"}, "flags")):
+    code = {"experiment": "code_token"}
+    cases = ((None, None, "config.json"), ({"model": "tiny"}, None, "not a run of math_token"))
+    for content, results, named in (*cases, ({"samples": 1}, code, "not a run of math_token")):
         if content is not None:
             (tmp_path / "config.json").write_text(json.dumps(content))
+        if results is not None:
+            (tmp_path / "results.json").write_text(json.dumps(results))
         with pytest.raises(SystemExit) as ended:
             chances.main(Chances(tmp_path))
         assert ended.value.code == 2

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_jax.learning.selection import candidates, load_actions, setting_name
+from adaptive_jax.decoding.params import setting_name
+from adaptive_jax.learning.selection import candidates, load_actions
 from experiments.select_actions import GREEDY, TOP, SelectActions, main
 
 

@@ -145,8 +145,19 @@ def test_malformed_rows_stop_a_run_unless_they_may_be_skipped(tmp_path: Path) ->
 @pytest.mark.parametrize("count", [1, 8, 11])
 def test_too_few_problems_to_train_on(tmp_path: Path, count: int) -> None:
     file = asked(tmp_path / "few.jsonl", [f"Question {n}?" for n in range(count)])
-    with pytest.raises(ValueError, match=rf"few.jsonl has {count} problems.*--limit 8.*lower --limit"):
+    with pytest.raises(ValueError, match=rf"few.jsonl has {count} problems.*--skip 0 and --limit 8.*lower them"):
         load_splits(TransferConfig(dataset=file, limit=8))
+    other = asked(tmp_path / "other.jsonl", [f"Other {n}?" for n in range(3)])
+    with pytest.raises(ValueError, match=rf"--train-dataset {other} has 3 problems.*larger one"):
+        load_splits(TransferConfig(dataset=file, train_dataset=other, limit=8))
+
+
+def test_what_is_wrong_is_named_by_its_flag(tmp_path: Path) -> None:
+    file = asked(tmp_path / "some.jsonl", [f"Question {n}?" for n in range(40)])
+    with pytest.raises(ValueError, match=r"--skip 1300: --dataset forks has no problem .*give less"):
+        load_splits(TransferConfig(dataset="forks", skip=1300, limit=8))
+    with pytest.raises(ValueError, match="--train-dataset fork_programs holds programming problems"):
+        load_splits(TransferConfig(dataset=file, train_dataset="fork_programs", limit=8))
 
 
 def test_examples_are_neither_trained_on_nor_evaluated(tmp_path: Path) -> None:

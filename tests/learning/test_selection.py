@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_jax.decoding.params import SamplingParams
+from adaptive_jax.decoding.params import SamplingParams, setting_name
 from adaptive_jax.learning.selection import (
     FILTERS,
     TEMPERATURES,
@@ -18,7 +18,6 @@ from adaptive_jax.learning.selection import (
     greedy_coverage,
     load_actions,
     save_actions,
-    setting_name,
     top_by_mean,
 )
 

@@ -1,6 +1,8 @@
 """smollm2_one_gpu.sh: parts that share the time, in words that the experiments understand."""
 
 import shlex
+import signal
+import time
 
 import pytest
 import tyro
@@ -26,7 +28,8 @@ def card(desk: Desk) -> Desk:
     (desk.path / "data").mkdir()
     for name in ("gsm8k_train", "gsm8k_test", "ifeval_400"):
         (desk.path / "data" / f"{name}.jsonl").touch()
-    desk.fake("python", 'for last; do :; done; name=${last##*/}; echo "$name" >>"$DESK/ran"; . "$DESK/$name"')
+    note = 'for word; do [ "$word" = --resume ] || last=$word; done; name=${last##*/}; echo "$name" >>"$DESK/ran"'
+    desk.fake("python", f'{note}; . "$DESK/$name"')
     desk.variables = {"DATA": str(desk.path / "data"), "PYTHON": str(desk.path / "bin" / "python")}
     for name in PARTS:
         (desk.path / name).write_text("echo done")
@@ -41,7 +44,7 @@ def test_the_experiments_understand_every_word(card: Desk, size: list[str]) -> N
         words = shlex.split(line)
         module = words[words.index("-m") + 1]
         config = tyro.cli(CONFIGS[module], args=words[words.index(module) + 1 :])
-        assert (config.model, config.run_dir and config.run_dir.name) == ("smollm2", name)
+        assert (config.model, config.run_dir and config.run_dir.name, config.resume) == ("smollm2", name, True)
         assert seconds < (seconds := int(words[3])) <= 480
     assert (ended.status, ended.err) == (0, "")
     assert not (card.checkout / "out").exists()
@@ -65,6 +68,22 @@ def test_a_part_is_told_to_end_in_time(card: Desk) -> None:
     ended = card.run(SCRIPT, "out")
     assert (ended.status, ended.err.splitlines()[-1]) == (75, f"{SCRIPT}: not done: sequence; the same command goes on")
     assert (card.path / "ran").read_text().split() == PARTS
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_end_it_ends_its_part_first(card: Desk, number: int, status: int) -> None:
+    (card.path / "sequence").write_text(
+        'trap \'sleep 0.2; touch "$DESK/saved"; exit 143\' TERM; touch "$DESK/begun"; sleep 60 & wait'
+    )
+    script = card.start(SCRIPT, "out")
+    while not (card.path / "begun").exists():
+        assert script.poll() is None
+        time.sleep(0.01)
+    script.send_signal(number)
+    ended = card.end(script)
+    assert (ended.status, ended.err.splitlines()[-1]) == (status, f"{SCRIPT}: stopped; the same command goes on")
+    assert (card.path / "saved").exists()
+    assert (card.path / "ran").read_text().split() == PARTS[:1]
 
 
 @pytest.mark.parametrize(
