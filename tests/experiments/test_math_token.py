@@ -365,7 +365,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *flags: str) -> str | int | None:
         ("--dataset nowhere.jsonl", "nowhere.jsonl: no such file"),
         ("--dataset programs", "--dataset programs holds programming problems"),
         ("--dataset {bad} --limit 1", "bad.jsonl, line 2: .*not JSON"),
-        ("--dataset {few} --limit 8", "few.jsonl has 8 problems.*--limit 8.*lower --limit"),
+        ("--dataset {few} --limit 8", "few.jsonl has 8 problems.*--limit 8.*lower them"),
         ("--train-dataset nowhere.jsonl --limit 8", "nowhere.jsonl: no such file"),
         ("--budget 1024 --limit 8 --train-limit 8", "token budget of 1024 do not fit the model's context of 1024"),
         ("--run-dir {taken} --limit 8 --train-limit 8", "taken holds a run already, .*cannot go on: choose another --run-dir"),
