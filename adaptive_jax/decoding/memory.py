@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from adaptive_jax.decoding.rings import ring_shapes
+from adaptive_jax.decoding.rings import TOGETHER, ring_shapes
+from adaptive_jax.decoding.waiting import queue_shape
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import shapes
@@ -21,17 +22,19 @@ class Memory:
     Attributes:
         weights: the parameters.
         cache: keys and values in all rings; a ring that no completion comes to is not made.
+        queue: those of the prompts that may wait for a row; with many completions of each, fewer wait.
         step: what a decoding step computes and lets go again.
     """
 
     weights: int
     cache: int
+    queue: int
     step: int
 
     @property
     def most(self) -> int:
         """At any moment."""
-        return self.weights + self.cache + self.step
+        return self.weights + self.cache + self.queue + self.step
 
 
 def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.dtype, chunk: int = 16) -> Memory:
@@ -57,13 +60,15 @@ def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.
             "lower one of them (a longrope model is for longer texts with --max-model-len)"
         )
     rings = ring_shapes(prompt, budget, min(chunk, budget), rows, config.reach)
-    cache = sum(_bytes(jax.eval_shape(partial(KVCache.zeros, config, *ring, dtype=dtype))) for ring in rings)
+    shapes_held = (*rings, queue_shape(rings[0], prompt))
+    *caches, queue = (_bytes(jax.eval_shape(partial(KVCache.zeros, config, *shape, dtype=dtype))) for shape in shapes_held)
     # what XLA keeps at one time of a step, as its own reports show: logits with the sampling kernel's parts of them, or the
     # MLP's three activations, or the scores before and behind softmax
+    rows = max(rows, sum(ring.rows for ring in rings[:2] if ring.size <= TOGETHER))
     logits = 4 * rows * config.vocab_size * 4 // 3
     mlp = 3 * rows * config.intermediate_size * dtype.itemsize
     scores = 2 * 4 * config.num_heads * max(ring.rows * ring.size for ring in rings)
-    return Memory(_bytes(nnx.state(shapes(config, dtype))), cache, max(logits, mlp, scores))
+    return Memory(_bytes(nnx.state(shapes(config, dtype))), sum(caches), queue, max(logits, mlp, scores))
 
 
 def described(need: Memory, name: str) -> str:
@@ -71,6 +76,7 @@ def described(need: Memory, name: str) -> str:
     parts = {
         "weights": need.weights,
         "keys and values": need.cache,
+        "prompts that wait": need.queue,
         "a decoding step": need.step,
         "at most": need.most,
     }

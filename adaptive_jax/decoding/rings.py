@@ -1,32 +1,26 @@
 """Rings of cache columns: how long each is, how many rows it has, and which completion each row works on.
 
-Attention costs by the column, and most completions are much shorter than the longest. So a rollout has several rings, each half
-as long again as the one before it. The longer a ring is, the fewer are the completions that come to it, and so its rows.
+Attention costs by the column, and most completions are much shorter than the longest. So a rollout has several rings, each one
+about half as long again as the one before it. The longer a ring is, the fewer are the completions, and the rows, that it gets.
 Where all layers of a model look at a text's last tokens only, rings are no longer than that, and what is older is overwritten.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prefixes import BUCKET, prefill_width
+from adaptive_jax.decoding.rows import DecodeState, Shape, empty_state
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.parallel import Replicas
 
 GROWTH = 1.5  # columns of a ring over those of the one before it
 SHORT_SHARE = 32  # the shortest ring leaves a completion at least this part of the longest budget,
-SHORT_BUDGET = 128  # and at least so many tokens: with fewer, attention is too small a part of a step
+COMMON_SHARE = 4  # it is no longer than this part of the longest budget needs
+SHORT_BUDGET = 64  # and at least so many tokens: with fewer, attention is too small a part of a step
 ROWS_SHARE = 3  # none but the shortest has more columns than this part of what all rows would have in the longest
 FEW_ROWS = 16  # fewer rows are not worth a ring, or a compilation, of their own: a step would cost hardly less
-
-
-class Shape(NamedTuple):
-    """What a ring is compiled for."""
-
-    rows: int  # of each replica
-    size: int  # columns
+TOGETHER = 512  # rings of up to so many columns decode together: what all rows share is a larger part of a step than attention
+ALMOST = 8  # a ring that decodes with another one may have this part of its rows free
 
 
 def round_up(count: int) -> int:
@@ -48,9 +42,11 @@ def ring_shapes(longest: int, budget: int, chunk: int, rows: int, reach: int | N
     """
     width = prefill_width(longest)
     sizes = [round_up(width + budget if reach is None else min(width + budget, reach))]
-    least = min(width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk), sizes[0])
+    least = min(round_up(width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk)), sizes[0])
     while (shorter := int(sizes[0] / GROWTH) // BUCKET * BUCKET) >= least:
         sizes.insert(0, shorter)
+    if len(sizes) > 1:
+        sizes[0] = max(min(sizes[0], round_up(width + budget // COMMON_SHARE)), least)
     most = [rows * sizes[-1] // (ROWS_SHARE * size) // 8 * 8 for size in sizes]
     return [
         Shape(rows, sizes[0]),
@@ -67,10 +63,10 @@ class Ring:
 
     Attributes:
         state: the loop's.
-        completion: the one that each row works on; -1 for none.
+        completion: the one that each row works on, as far as the host has looked; -1 for none.
     """
 
-    state: loop.DecodeState
+    state: DecodeState
     completion: Int[np.ndarray, " rows"]
 
     def __init__(
@@ -78,7 +74,7 @@ class Ring:
     ):
         self.shape, self._replicas = shape, replicas
         self.completion = np.full(shape.rows * replicas.count, -1)
-        self.state = replicas.call(loop.empty_state, (decoder, key), (hidden,), rows=shape.rows, size=shape.size)
+        self.state = replicas.call(empty_state, (decoder, key), (hidden,), rows=shape.rows, size=shape.size)
 
     @property
     def busy(self) -> Bool[np.ndarray, " rows"]:
@@ -90,6 +86,11 @@ class Ring:
         return [rows[rows // self.shape.rows == replica] for replica in range(self._replicas.count)]
 
     @property
-    def free(self) -> list[Int[np.ndarray, " _"]]:
-        """The free rows of each replica."""
-        return self.per_replica(np.flatnonzero(~self.busy))
+    def free(self) -> Int[np.ndarray, " replicas"]:
+        """How many rows of each replica work on nothing."""
+        return np.sum(~self.busy.reshape(self._replicas.count, -1), axis=1)
+
+    def look(self) -> None:
+        """See which completions the rows work on now."""
+        alive, completion = map(self._replicas.join, (self.state.alive, self.state.completion))
+        self.completion = np.where(alive, completion, -1)

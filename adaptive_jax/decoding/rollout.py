@@ -1,18 +1,18 @@
 """Rollouts: prompts in, a `Trajectory` out.
 
-The host's half of the loop: between two chunks it gives the rows of ended completions to waiting ones, and decides which rows
-are next. What a chunk has drawn it takes in while the next one is computed.
+The host's half of the loop: between two chunks it fills the queue that ended completions' rows are given from, and decides
+which rows are next. What a chunk has drawn it takes in while the next one is computed.
 
 There are several rings of cache columns (`adaptive_jax.decoding.rings`). Completions begin in the shortest; one that outgrows
-its ring is copied into the next. A ring waits until all its rows have a completion, and a shorter one goes on meanwhile: so all
-rows of each decode. When no more completions wait for the shortest, one after another runs dry, the shortest first.
+its ring is copied into the next. A ring waits until (nearly) all its rows have a completion, and a shorter one goes on
+meanwhile: so all rows of each decode. Short rings decode together. When no more completions wait for the shortest, one after
+another runs dry, the shortest first.
 
 Where the model's parameters were put on several devices, rows are split over them (`adaptive_jax.parallel.Replicas`). A
 completion stays in the replica in which its prompt was prefilled, so nothing is sent between devices.
 """
 
 import reprlib
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,9 +24,11 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt, check_prompts
-from adaptive_jax.decoding.rings import FEW_ROWS, Ring, Shape, ring_shapes
+from adaptive_jax.decoding.queue import admit
+from adaptive_jax.decoding.rings import ALMOST, FEW_ROWS, TOGETHER, Ring, Shape, ring_shapes
+from adaptive_jax.decoding.rows import move
 from adaptive_jax.decoding.trajectory import Drawn, Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, Batch, prefill_batches
+from adaptive_jax.decoding.waiting import Line
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.parallel import Replicas
 
@@ -66,8 +68,8 @@ def rollout(
         completions: G, per prompt; also the sampling budget B that the policy sees.
         rows: how many completions are decoded side by side, rounded up to a multiple of the devices. Their cache is the
             largest thing in memory (`adaptive_jax.decoding.memory` counts it).
-        chunk: most steps between two looks of the host, in which finished rows give their place to waiting completions; it
-            looks sooner where that pays (see `loop.decode_chunk`).
+        chunk: most steps between two looks of the host, in which it fills the queue of completions that wait; it looks sooner
+            where that pays (see `loop.decode_chunk`).
         max_positions: the model's context, in tokens.
         prompt_width: tokens that the cache leaves for a prompt at least; rollouts with one such width (that of the longest
             prompt of all) and one largest budget share the compilation of the loop.
@@ -119,16 +121,11 @@ class _Rollout:
         self._drawn: tuple[loop.StepOutput, Drawn, np.ndarray] | None = None  # of a chunk, and the completions that ended in it
         stops = jnp.asarray(stop_ids, jnp.int32)
         self._policy, self._key, self._stop_ids = replicas.replicate((policy, key, stops))
-        self._admissions = Admissions(replicas, prompts, completions, key)
-        self._harvest = TrajectoryBuilder(self._admissions.budgets, stop_ids, logprobs)
-        self._unstarted = len(prompts) * completions  # completions that have had no row yet
-        rows = -(-min(rows, self._unstarted) // replicas.count)  # of each replica
-        self._prefill_batches = prefill_batches(decoder, replicas, prompts, completions, -(-rows // completions), prefixes)
-        self._started: deque[Batch] = deque()  # batches of which some completions wait
-        self._prefill_next()
-        last = self._started[0].prefill.last
-        self._hidden = last[:1] if replicas.mesh is None else last[:, :1]  # a model for the shape of hidden states
+        rows = -(-min(rows, len(prompts) * completions) // replicas.count)  # of each replica
         self._shapes = ring_shapes(longest, max(prompt.budget for prompt in prompts), chunk, rows, decoder.reach)
+        shortest = self._shapes[0]
+        self._line = Line(decoder, self._policy, replicas, prompts, completions, self._key, shortest, longest, prefixes)
+        self._harvest = TrajectoryBuilder(self._line.budgets, stop_ids, logprobs)
         self._rings: list[Ring | None] = [None] * len(self._shapes)  # each is made for its first completion
 
     def run(self) -> Trajectory:
@@ -136,25 +133,34 @@ class _Rollout:
         ended = 0
         while True:
             self._move_up()
-            self._fill()
-            ring = self._next_ring()
-            if ring is None:
+            self._line.fill()
+            self._begin()
+            rings = [self._ring(place) for place in self._next_rings()]
+            if not rings:
                 self._take_in()
-                return self._harvest.build()
-            ring.state, outputs = self._replicas.call(
+                return self._harvest.build(self._line.prompt_tokens)
+            shortest = rings[0] is self._rings[0]
+            queue, waiting = (self._line.queue, self._line.waiting()) if shortest else (None, self._line.nobody())
+            states, waiting, outputs = self._replicas.call(
                 loop.decode_chunk,
                 (self._decoder, self._policy, self._stop_ids),
-                (ring.state, self._waiting(ring)),
+                (tuple(ring.state for ring in rings), queue, waiting),
                 donate=1,
-                size=ring.shape.size,
+                sizes=tuple(ring.shape.size for ring in rings),
                 chunk=self._chunk,
                 logprobs=self._logprobs,
             )
             self._take_in()  # what the chunk before has drawn, while this one is computed
-            drawn = self._harvest.count(self._replicas.join(outputs.alive, 1), ring.completion, ring.shape.size)
-            over = np.flatnonzero(ring.busy & ~self._replicas.join(ring.state.alive))
-            self._drawn = outputs, drawn, ring.completion[over]
-            ring.completion[over] = -1
+            alive, completion, step = (self._replicas.join(x, 1) for x in (outputs.alive, outputs.completion, outputs.step))
+            columns = self._replicas.count * sum(ring.shape.rows * ring.shape.size for ring in rings)
+            drawn = self._harvest.count(alive, completion, step, columns)
+            if shortest:
+                self._line.left(waiting)
+            for ring, state in zip(rings, states, strict=True):
+                ring.state = state
+                ring.look()
+            over = np.setdiff1d(drawn.completion, np.concatenate([ring.completion for ring in rings]))
+            self._drawn = outputs, drawn, over
             ended += len(over)
             if self._on_progress is not None:
                 self._on_progress(ended)
@@ -171,15 +177,6 @@ class _Rollout:
         if self._on_ended is not None and len(over):
             self._on_ended(over, *self._harvest.completions(over))
 
-    def _waiting(self, ring: Ring) -> Int32[np.ndarray, " replicas"] | np.int32:
-        """How many completions each replica has for rows that fall free; a scalar for one replica."""
-        count = self._replicas.count
-        waiting = np.zeros(count, np.int64)
-        if ring is self._rings[0]:  # into the others they come one by one
-            later = self._unstarted - sum(len(batch.completions) for batch in self._started)  # not prefilled yet
-            waiting = sum((batch.per_replica(count) for batch in self._started), waiting + later // count)
-        return waiting.astype(np.int32) if self._replicas.mesh is not None else waiting.astype(np.int32)[0]
-
     def _check_finite(self, outputs: loop.StepOutput, drawn: Drawn) -> None:
         """Raises FloatingPointError where a completion drew from logits that are not finite (see `summary`)."""
         unsound = np.flatnonzero(np.isnan(outputs.entropy[drawn.steps, drawn.rows]))
@@ -188,66 +185,61 @@ class _Rollout:
             prompt = self._prompts[completion // (len(self._harvest.lengths) // len(self._prompts))]
             raise FloatingPointError(
                 f"the model's logits are not finite at new token {place + 1} of a completion of {reprlib.repr(prompt.id)}: "
-                f"look for damaged weights, or for numbers too large for {self._hidden.dtype.name}"
+                f"look for damaged weights, or for numbers too large for {self._line.hidden.dtype.name}"
             )
 
-    def _fill(self) -> None:
-        """Give the shortest ring's free rows to waiting completions of their replicas."""
-        while self._unstarted and any(map(len, free := self._ring(0).free)):
-            while not self._admit(self._ring(0), free):
-                if not self._prefill_next():
-                    return
-
-    def _admit(self, ring: Ring, free: list[Int[np.ndarray, " _"]]) -> bool:
-        """Give rows to the completions of one of the batches that wait; False if there's a row for none of them."""
-        for place, batch in enumerate(self._started):
-            taken, rows, rest = batch.take(free)
-            if not len(rows):
-                continue
-            self._started[place] = rest
-            if not len(rest.completions):
-                del self._started[place]  # what it was prefilled into is large
-            self._unstarted -= len(rows)
-            ring.completion[rows] = taken.completions
-            admission = self._admissions.of(taken, rows, len(ring.completion))
-            ring.state = self._replicas.call(
-                loop.admit, (self._decoder, self._policy), (ring.state, batch.prefill, admission), donate=1
-            )
-            return True
-        return False
-
-    def _prefill_next(self) -> bool:
-        """Prefill more prompts; False if there are no more."""
-        batch = next(self._prefill_batches, None)
-        if batch is not None:
-            self._harvest.prompt_tokens += batch.prompt_tokens
-            self._started.append(batch)
-        return batch is not None
+    def _begin(self) -> None:
+        """Completions of the queue get rows at once where there is one for each of them; then it is filled again."""
+        while (queued := self._line.queued).any():
+            ring = self._ring(0)
+            if not ((queued > 0) & (queued <= ring.free)).any():
+                return
+            waiting = self._line.waiting()
+            ring.state = self._replicas.call(admit, (self._decoder,), (ring.state, self._line.queue, waiting), donate=1)
+            self._line.took(np.minimum(queued, ring.free))
+            ring.look()
+            self._line.fill()
 
     def _move_up(self) -> None:
         """Completions that need more columns than their rings have go to the next ones, where those have free rows."""
         for place in reversed(range(len(self._rings))):  # the longest first: that frees rows for those from below
             if (ring := self._rings[place]) is None:
                 continue
-            busy = np.flatnonzero(ring.busy)
-            outgrown = busy[self._needs(ring.completion[busy]) > ring.shape.size]
+            outgrown = self._outgrown(ring)
             if len(outgrown):
                 self._move(ring, self._ring(place + 1), outgrown)
 
-    def _needs(self, completions: Int[np.ndarray, " asked"]) -> Int[np.ndarray, " asked"]:
-        """Columns that completions need for another chunk."""
-        budgets = np.minimum(self._harvest.lengths[completions] + self._chunk, self._admissions.budgets[completions])
-        return np.minimum(self._admissions.prompt_lengths[completions] + budgets, self._shapes[-1].size)
+    def _outgrown(self, ring: Ring) -> Int[np.ndarray, " rows"]:
+        """Rows whose completions need more columns for another chunk."""
+        rows = np.flatnonzero(ring.busy)
+        completions = ring.completion[rows]
+        budgets = np.minimum(self._harvest.lengths[completions] + self._chunk, self._line.budgets[completions])
+        needed = np.minimum(self._line.prompt_lengths[completions] + budgets, self._shapes[-1].size)
+        return rows[needed > ring.shape.size]
 
-    def _next_ring(self) -> Ring | None:
-        """The ring that the next chunk is for; None when all is done. Called when rows are filled."""
+    def _next_rings(self) -> list[int]:
+        """The rings that the next chunk is for; none when all is done.
+
+        The longest one that is full, and the shortest with it, unless that has completions that wait for a longer one. With no
+        full one, the shortest that works and the next one. Of two, both are short enough to decode together.
+        """
+        queued = self._line.queued
         working = [place for place, ring in enumerate(self._rings) if ring is not None and ring.busy.any()]
+        if queued.any():
+            working = [0, *(place for place in working if place)]
         if not working:
-            return None
-        full = [place for place in working if not all(map(len, self._ring(place).free))]
-        return self._ring(full[-1]) if full else self._run_dry(working[0])
+            return []
+        spare = [shape.rows // ALMOST if shape.size <= TOGETHER else 0 for shape in self._shapes]
+        full = [place for place in working if (self._ring(place).free <= (spare[place] if place else queued)).any()]
+        if not full:
+            place = self._run_dry(working[0])
+            pair = [place, *(other for other in working if other > place)][:2]
+        else:
+            place = full[-1]
+            pair = sorted({full[0], place}) if full[0] == 0 and not len(self._outgrown(self._ring(0))) else [place]
+        return pair if self._shapes[pair[-1]].size <= TOGETHER else [place]
 
-    def _run_dry(self, place: int) -> Ring:
+    def _run_dry(self, place: int) -> int:
         """The ring for what is left in this one; nothing comes into it any more, and shorter ones are empty."""
         self._rings[:place] = [None] * place  # their memory
         ring = self._ring(place)
@@ -255,24 +247,24 @@ class _Rollout:
         busy, count = ring.per_replica(rows), ring.shape.rows
         most = max(map(len, busy))
         if 2 * most > count:
-            return ring
+            return place
         above = self._rings[place + 1] if place + 1 < len(self._rings) else None
-        if above and above.busy.any() and all(len(own) <= len(free) for own, free in zip(busy, above.free, strict=True)):
+        if above and above.busy.any() and all(len(own) <= free for own, free in zip(busy, above.free, strict=True)):
             self._move(ring, above, rows)
             return self._run_dry(place + 1)
         own = ring.completion[rows]
-        room = self._admissions.budgets[own]
+        room = self._line.budgets[own]
         if ring.shape.size < self._shapes[-1].size:
-            room = np.minimum(room, ring.shape.size - self._admissions.prompt_lengths[own])
+            room = np.minimum(room, ring.shape.size - self._line.prompt_lengths[own])
         if np.max(room - self._harvest.lengths[own]) < WORTHWHILE:
-            return ring
+            return place
         while count >= 2 * max(most, FEW_ROWS):
             count //= 2
         if count < ring.shape.rows:
             fewer = self._new_ring(Shape(count, ring.shape.size))
             self._move(ring, fewer, rows)
-            self._rings[place] = ring = fewer
-        return ring
+            self._rings[place] = fewer
+        return place
 
     def _ring(self, place: int) -> Ring:
         """One of the rings; made if there is none."""
@@ -281,16 +273,16 @@ class _Rollout:
         return ring
 
     def _new_ring(self, shape: Shape) -> Ring:
-        return Ring(self._decoder, self._replicas, self._key, self._hidden, shape)
+        return Ring(self._decoder, self._replicas, self._key, self._line.hidden, shape)
 
     def _move(self, ring: Ring, target: Ring, rows: Int[np.ndarray, " moved"]) -> None:
         """Completions go on in the free rows of another ring, as many as there are in each replica."""
         source = np.full(len(target.completion), -1, np.int32)
-        for own, free in zip(ring.per_replica(rows), target.free, strict=True):
+        for own, free in zip(ring.per_replica(rows), target.per_replica(np.flatnonzero(~target.busy)), strict=True):
             count = min(len(own), len(free))
             target.completion[free[:count]] = ring.completion[own[:count]]
             ring.completion[own[:count]] = -1
             source[free[:count]] = own[:count] % ring.shape.rows
         if (source >= 0).any():
             states = ring.state, target.state, self._replicas.split(source)
-            ring.state, target.state = self._replicas.call(loop.move, (self._decoder,), states, donate=2)
+            ring.state, target.state = self._replicas.call(move, (self._decoder,), states, donate=2)

@@ -91,7 +91,6 @@ class TrajectoryBuilder:
         self._features: list[np.ndarray] = []
         self._places: list[np.ndarray] = []  # of the features' decisions in the flattened [N, T]
         self.row_steps = self.columns = 0
-        self.prompt_tokens = 0
 
     def last_tokens(self, completions: Int[np.ndarray, " asked"]) -> Int32[np.ndarray, " asked"]:
         """The last new tokens of completions that have some."""
@@ -103,23 +102,26 @@ class TrajectoryBuilder:
         """New tokens so far, and how many they are, of completions."""
         return self._arrays["token"][numbers], self.lengths[numbers]
 
-    def count(self, alive: Bool[np.ndarray, "steps rows"], row_completion: Int[np.ndarray, " rows"], size: int) -> "Drawn":
+    def count(
+        self,
+        alive: Bool[np.ndarray, "steps rows"],
+        completion: Int32[np.ndarray, "steps rows"],
+        step: Int32[np.ndarray, "steps rows"],
+        columns: int,
+    ) -> "Drawn":
         """Count a chunk's tokens; `store` has to be told of them next.
 
         Args:
-            alive: see `StepOutput`.
-            row_completion: the completion that each row went on with, -1 for none.
-            size: columns of the ring.
+            alive, completion, step: see `StepOutput`.
+            columns: that attention reads in a step.
         """
-        row_steps = int(alive.any(axis=1).sum()) * alive.shape[1]
-        self.row_steps += row_steps
-        self.columns += row_steps * size
-        steps, rows = np.nonzero(alive)
-        completion = row_completion[rows]
-        place = self.lengths[completion] + steps
-        busy = row_completion >= 0
-        self.lengths[row_completion[busy]] += alive.sum(axis=0, dtype=np.int32)[busy]
-        return Drawn(steps, rows, completion, place)
+        steps = int(alive.any(axis=1).sum())
+        self.row_steps += steps * alive.shape[1]
+        self.columns += steps * columns
+        places, rows = np.nonzero(alive)
+        drawn = Drawn(places, rows, completion[places, rows], step[places, rows])
+        self.lengths += np.bincount(drawn.completion, minlength=len(self.lengths)).astype(np.int32)
+        return drawn
 
     def store(self, outputs: StepOutput, drawn: "Drawn") -> None:
         """Store a chunk's outputs, on the host."""
@@ -130,8 +132,8 @@ class TrajectoryBuilder:
         self._features.append(np.asarray(outputs.features)[drawn.steps[decided], drawn.rows[decided]])
         self._places.append((drawn.completion * self._arrays["token"].shape[1] + drawn.place)[decided])
 
-    def build(self) -> Trajectory:
-        """The trajectory of everything collected."""
+    def build(self, prompt_tokens: int) -> Trajectory:
+        """The trajectory of everything collected; `prompt_tokens` were computed for it."""
         order = np.argsort(np.concatenate(self._places))
         last = self.last_tokens(np.arange(len(self.lengths)))
         return Trajectory(
@@ -146,7 +148,7 @@ class TrajectoryBuilder:
             features=np.concatenate(self._features)[order],
             row_steps=self.row_steps,
             columns=self.columns,
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=prompt_tokens,
             logprobs=self._arrays.get("logprob"),
             model_logprobs=self._arrays.get("model_logprob"),
         )

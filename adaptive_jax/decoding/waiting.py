@@ -1,18 +1,27 @@
-"""Completions that wait for a row: those of prompts that were prefilled together."""
+"""Completions that wait for a row: prompts are prefilled together, and come into the queue that the loop takes them from."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32, Key
+from jaxtyping import Array, Int, Int32, Key
 
 from adaptive_jax.decoding import loop
-from adaptive_jax.decoding.prefixes import SharedPrefixes
+from adaptive_jax.decoding.chance import completion_keys
+from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes, prefill_width
 from adaptive_jax.decoding.prompt import Prompt, problem_digest
+from adaptive_jax.decoding.queue import Entries, Queue, Waiting, empty_queue, enqueue
+from adaptive_jax.decoding.rows import Shape
 from adaptive_jax.lm.decoder import Decoder, Prefill
 from adaptive_jax.parallel import Replicas
+
+DEPTH = 2  # batches in a queue: while rows take the completions of one, there is room for the next
+SHARE = 4  # a queue has at most this part of the columns that the shortest ring has
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Batch:
         replicas: the replica that each lies in.
         places: where in the replica's prefill; a replica's completions of one prompt share a place.
         prefill: their entries, on the devices of the replicas.
+        capacity: most completions that one of the batches has in a replica.
         prompt_tokens: tokens that were computed for it.
     """
 
@@ -31,26 +41,8 @@ class Batch:
     replicas: Int[np.ndarray, " completions"]
     places: Int[np.ndarray, " completions"]
     prefill: Prefill
-    prompt_tokens: int = 0
-
-    def take(self, free: Sequence[Int[np.ndarray, " _"]]) -> tuple["Batch", Int[np.ndarray, " taken"], "Batch"]:
-        """The first completions for which a row is free, a row for each, and the other completions.
-
-        Args:
-            free: for each replica, its free rows.
-        """
-        rows = np.full(len(self.completions), -1)
-        for replica, its_rows in enumerate(free):
-            own = np.flatnonzero(self.replicas == replica)[: len(its_rows)]
-            rows[own] = its_rows[: len(own)]
-        return self._only(rows >= 0), rows[rows >= 0], self._only(rows < 0)
-
-    def per_replica(self, count: int) -> Int[np.ndarray, " replicas"]:
-        """How many of the completions are in each of `count` replicas."""
-        return np.bincount(self.replicas, minlength=count)
-
-    def _only(self, members: Bool[np.ndarray, " completions"]) -> "Batch":
-        return Batch(self.completions[members], self.replicas[members], self.places[members], self.prefill)
+    capacity: int
+    prompt_tokens: int
 
 
 def prefill_batches(
@@ -91,47 +83,143 @@ def prefill_batches(
             replicas=np.repeat(replica, [len(part) for part in owned]),
             places=np.repeat(place, [len(part) for part in owned]),
             prefill=prefill,
+            capacity=width * len(parts[0]),
             prompt_tokens=prompt_tokens,
         )
 
 
-class Admissions:
-    """What `loop.admit` is told of completions.
+def queue_shape(ring: Shape, longest: int) -> Shape:
+    """Prompts that a queue may hold beside a shortest ring, and columns of each, for prompts of up to `longest` tokens."""
+    columns = min(prefill_width(longest), ring.size)
+    return Shape(DEPTH * max(ring.rows * ring.size // (SHARE * DEPTH * columns), 1), columns)
+
+
+class Line:
+    """The host's side of a `Queue`: prefills what comes next, and knows who waits in it.
 
     Args:
-        replicas: where the rows are.
+        decoder: the language model.
+        policy: begins the completions.
+        replicas: where they are.
         prompts: N / G of them; completion n is number n % G of prompt n // G.
         completions: G.
         key: the rollout's.
+        ring: the shortest one, which completions begin in.
+        longest: tokens of the longest prompt.
+        prefixes: what prompts start with.
+
+    Attributes:
+        prompt_lengths: tokens of each completion's prompt.
+        budgets: token budgets.
+        hidden: a replica's part is a model for the shape of hidden states.
+        queued: completions in each replica's queue.
+        later: those in none yet.
+        prompt_tokens: computed so far.
     """
 
-    def __init__(self, replicas: Replicas, prompts: Sequence[Prompt], completions: int, key: Key[Array, ""]):
-        self._replicas = replicas
+    def __init__(
+        self,
+        decoder: Decoder,
+        policy: Policy,
+        replicas: Replicas,
+        prompts: Sequence[Prompt],
+        completions: int,
+        key: Key[Array, ""],
+        ring: Shape,
+        longest: int,
+        prefixes: SharedPrefixes,
+    ):
+        self._decoder, self._policy, self._replicas, self._samples = decoder, policy, replicas, completions
         digests = np.repeat(np.stack([problem_digest(p.id) for p in prompts]), completions, axis=0)
         first = np.repeat([p.first_completion for p in prompts], completions)
         self._index = (first + np.tile(np.arange(completions), len(prompts))).astype(np.int32)
-        self._keys = np.asarray(jax.random.key_data(loop.completion_keys(key, jnp.asarray(digests), jnp.asarray(self._index))))
+        self._keys = np.asarray(jax.random.key_data(completion_keys(key, jnp.asarray(digests), jnp.asarray(self._index))))
         self._last = np.repeat([p.tokens[-1] for p in prompts], completions)
-        self._samples = completions
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-
-    def of(self, batch: Batch, rows: Int[np.ndarray, " taken"], count: int) -> loop.Admission:
-        """The completions of a batch for some of `count` rows, one each."""
-        own = batch.completions
-
-        def per_row(values: Int[np.ndarray, " taken"], elsewhere: int = 0) -> Int32[np.ndarray, " rows"]:
-            array = np.full(count, elsewhere, np.int32)
-            array[rows] = values
-            return array
-
-        admission = loop.Admission(
-            source=per_row(batch.places, -1),
-            token=per_row(self._last[own]),
-            length=per_row(self.prompt_lengths[own]),
-            completion=per_row(self._index[own]),
-            budget=per_row(self.budgets[own]),
-            samples=per_row(np.full(len(own), self._samples), 1),
-            key=self._keys[per_row(own)],
+        most, columns = queue_shape(ring, longest)
+        width = min(-(-ring.rows // completions), most // DEPTH)
+        batches = prefill_batches(decoder, replicas, prompts, completions, width, prefixes)
+        first_batch = next(batches)
+        self._batches = itertools.chain([first_batch], batches)
+        self._capacity = first_batch.capacity
+        self.prompt_tokens, self.later = 0, len(self.budgets)
+        self.hidden = first_batch.prefill.last[..., :1, :]
+        depth = min(DEPTH, -(-self.later // len(first_batch.completions)))
+        self._entries, self._taken = depth * self._capacity, np.zeros(replicas.count, np.int64)
+        self._ends: deque[np.ndarray] = deque()  # of the queue's batches: how many completions came before their ends
+        self._depth, self._given = depth, 0
+        self.queue: Queue = replicas.call(
+            empty_queue,
+            (decoder, key),
+            (self.hidden,),
+            depth=depth,
+            prompts=first_batch.prefill.last.shape[-2],
+            columns=columns,
+            completions=self._capacity,
         )
-        return self._replicas.split(admission)
+
+    @property
+    def queued(self) -> Int[np.ndarray, " replicas"]:
+        return self._ends[-1] - self._taken if self._ends else np.zeros_like(self._taken)
+
+    def waiting(self) -> Waiting:
+        """For the loop."""
+        own = self._taken % self._entries, self.queued, np.full_like(self._taken, self.later // self._replicas.count)
+        return Waiting(*map(self._per_replica, own))
+
+    def nobody(self) -> Waiting:
+        """For rings that completions come to one by one, out of another ring."""
+        return Waiting(*[self._per_replica(np.zeros_like(self._taken))] * 3)
+
+    def left(self, waiting: Waiting) -> None:
+        """What the loop has left of `waiting`."""
+        self.took(self.queued - np.asarray(waiting.queued).reshape(-1))
+
+    def took(self, counts: Int[np.ndarray, " replicas"]) -> None:
+        """So many completions got rows."""
+        self._taken = self._taken + counts
+        while self._ends and (self._taken >= self._ends[0]).all():
+            self._ends.popleft()
+
+    def fill(self) -> None:
+        """Prefill batches, and bring them into the queue, as many as there is room for."""
+        while len(self._ends) < self._depth and (batch := next(self._batches, None)) is not None:
+            count = self._replicas.count
+            added = np.bincount(batch.replicas, minlength=count)
+            end = self._taken + self.queued
+            shared = self._decoder, self._policy, np.int32(self._given % self._depth)
+            split = self.queue, batch.prefill, self._entries_of(batch, end % self._entries, added)
+            self.queue = self._replicas.call(enqueue, shared, split, donate=1)
+            self._ends.append(end + added)
+            self._given += 1
+            self.later -= len(batch.completions)
+            self.prompt_tokens += batch.prompt_tokens
+
+    def _entries_of(self, batch: Batch, first: Int[np.ndarray, " replicas"], added: Int[np.ndarray, " replicas"]) -> Entries:
+        """A batch's completions, those of each replica in front of its part of the arrays."""
+        own = batch.completions
+        place = np.concatenate([np.arange(count) for count in added])[np.argsort(np.argsort(batch.replicas, kind="stable"))]
+        place += batch.replicas * self._capacity
+
+        def spread(values: Int[np.ndarray, " completions"]) -> Int32[np.ndarray, "*replicas entries"]:
+            array = np.zeros(len(added) * self._capacity, np.int32)
+            array[place] = values
+            return self._replicas.split(array)
+
+        return Entries(
+            first=self._per_replica(first),
+            count=self._per_replica(added),
+            prompt=spread(batch.places),
+            completion=spread(own),
+            index=spread(self._index[own]),
+            token=spread(self._last[own]),
+            length=spread(self.prompt_lengths[own]),
+            budget=spread(self.budgets[own]),
+            samples=spread(np.full(len(own), self._samples)),
+            key=self._keys[spread(own)],
+        )
+
+    def _per_replica(self, numbers: Int[np.ndarray, " replicas"]) -> Int32[np.ndarray, " replicas"] | np.int32:
+        """As the replicas' functions take them: a scalar for one replica."""
+        return numbers.astype(np.int32) if self._replicas.mesh is not None else numbers.astype(np.int32)[0]

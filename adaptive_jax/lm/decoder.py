@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 from adaptive_jax.lm.sharding import gathered, split_cache, whole
-from adaptive_jax.lm.transformer import KVCache, Transformer
+from adaptive_jax.lm.transformer import KVCache, Ring, Transformer
 
 Layer = Shaped[Array, "rows kv_heads *channels_and_columns"]
 
@@ -128,22 +128,23 @@ class Decoder(Protocol):
 
     def step(
         self,
-        cache: Any,
+        caches: tuple[Any, ...],
         tokens: Int32[Array, " rows"],
         positions: Int32[Array, " rows"],
-        column: Int32[Array, ""],
-        visible: Bool[Array, "rows columns"],
-    ) -> tuple[Float[Array, "rows width"], Any]:
-        """Feed one token per row.
+        columns: tuple[Int32[Array, ""], ...],
+        visible: tuple[Bool[Array, "_ _"], ...],
+    ) -> tuple[Float[Array, "rows width"], tuple[Any, ...]]:
+        """Feed one token per row, to rows of one ring or of several: the first ring's are the first ones, and so on.
 
         Args:
+            caches: of the rings.
             tokens: ids.
             positions: each token's place in its own text, from 0.
-            column: the ring's column that this token's entry is written to, in all rows.
-            visible: the columns that belong to each row, this token's included.
+            columns: the column of each ring that its rows' entries are written to.
+            visible: of each ring, bool [its rows, its columns]: the columns that belong to each row, this token's included.
 
         Returns:
-            Hidden states, which predict each row's next token, and the cache.
+            Hidden states, which predict each row's next token, and the caches.
         """
         ...
 
@@ -283,14 +284,15 @@ class TransformerDecoder:
 
     def step(
         self,
-        cache: KVCache,
+        caches: tuple[KVCache, ...],
         tokens: Int32[Array, " rows"],
         positions: Int32[Array, " rows"],
-        column: Int32[Array, ""],
-        visible: Bool[Array, "rows columns"],
-    ) -> tuple[Float[Array, "rows width"], KVCache]:
-        hidden, cache = self.model(tokens[:, None], positions[:, None], visible[:, None], cache, column)
-        return whole(hidden[:, 0], self.mesh), split_cache(cache, self.mesh)
+        columns: tuple[Int32[Array, ""], ...],
+        visible: tuple[Bool[Array, "_ _"], ...],
+    ) -> tuple[Float[Array, "rows width"], tuple[KVCache, ...]]:
+        rings = [Ring(mask[:, None], cache, column) for mask, cache, column in zip(visible, caches, columns, strict=True)]
+        hidden, caches = self.model.over_rings(tokens[:, None], positions[:, None], rings)
+        return whole(hidden[:, 0], self.mesh), tuple(split_cache(cache, self.mesh) for cache in caches)
 
     def logits(self, hidden: Float[Array, "rows width"]) -> Float32[Array, "rows vocab"]:
         logits = gathered(self.model.logits(hidden), self.mesh)

@@ -12,8 +12,10 @@ each of head_dim channels; pairs of channels that are rotated; vocab.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ Queries = Float[Array, "rows tokens heads head_dim"]
 Keys = Float[Array, "rows kv_heads head_dim columns"]
 Values = Float[Array, "rows kv_heads columns head_dim"]
 Mask = Bool[Array, "rows tokens columns"]
+Mixed = Float[Array, "rows tokens heads*head_dim"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -53,6 +56,14 @@ class KVCache:
             keys=tuple(jnp.zeros((rows, k, d, size), dtype) for _ in layers),
             values=tuple(jnp.zeros((rows, k, size, d), dtype) for _ in layers),
         )
+
+
+class Ring(NamedTuple):
+    """What some rows look at: arguments of `Transformer.__call__`."""
+
+    mask: Mask
+    cache: KVCache | None
+    column: Int32[Array, ""] | int
 
 
 def turns(rope: RopeConfig, head_dim: int, positions: Int32[Array, "rows tokens"]) -> tuple[Turns, Turns]:
@@ -148,14 +159,14 @@ class Attention(nnx.Module):
             q = (q.astype(jnp.float32) * growth[:, :, None, None]).astype(q.dtype)
         return q, k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
-    def attend(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Float[Array, "rows tokens width"]:
-        """What attention adds, of queries over those keys and values that the mask lets each see.
+    def mixed(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Mixed:
+        """The heads' mixtures, side by side, of those values that the mask lets each query see.
 
         Of more than `PIECE` queries so many are taken at a time: all scores of long prompts would be larger than the model.
         """
         steps = q.shape[1]
         if steps <= PIECE:
-            return self.o(self._mixed(q, keys, values, mask))
+            return self._mixed(q, keys, values, mask)
 
         def pieces(x: Shaped[Array, "rows tokens *rest"]) -> Shaped[Array, "pieces rows piece *rest"]:
             """What fills the last piece up sees nothing, and is cut off in the end."""
@@ -163,10 +174,9 @@ class Attention(nnx.Module):
             return jnp.moveaxis(filled.reshape(len(x), -1, PIECE, *x.shape[2:]), 1, 0)
 
         mixed = jax.lax.map(lambda part: self._mixed(part[0], keys, values, part[1]), (pieces(q), pieces(mask)))
-        return self.o(jnp.moveaxis(mixed, 0, 1).reshape(len(q), -1, mixed.shape[-1])[:, :steps])
+        return jnp.moveaxis(mixed, 0, 1).reshape(len(q), -1, mixed.shape[-1])[:, :steps]
 
-    def _mixed(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Float[Array, "rows tokens heads*head_dim"]:
-        """The heads' mixtures of values, side by side; arguments as for `attend`."""
+    def _mixed(self, q: Queries, keys: Keys, values: Values, mask: Mask) -> Mixed:
         rows, steps, _, d = q.shape
         grouped = q.reshape(rows, steps, self.kv_heads, self.heads // self.kv_heads, d).transpose(0, 2, 3, 1, 4)
         scores = jnp.einsum("bkgtd,bkds->bkgts", grouped, keys, preferred_element_type=jnp.float32) / self.scale
@@ -247,27 +257,39 @@ class Transformer(nnx.Module):
             Hidden states, and the cache: the one given with this call's columns written, or (without one) this call's own keys
             and values.
         """
+        hidden, (cache,) = self.over_rings(tokens, positions, [Ring(mask, cache, column)])
+        return hidden, cache
+
+    def over_rings(
+        self, tokens: Int32[Array, "rows tokens"], positions: Int32[Array, "rows tokens"], rings: Sequence[Ring]
+    ) -> tuple[Float[Array, "rows tokens width"], tuple[KVCache, ...]]:
+        """The same where the rows, in order, belong to several rings: all is computed together but what looks at a cache."""
         config = self.config
         turned = turns(config.rope, config.head_dim, positions)
         local = turned if config.local_rope is None else turns(config.local_rope, config.head_dim, positions)
-        growth, near = self._query_growth(positions), self._in_window(mask, column)
+        growth, near = self._query_growth(positions), [self._in_window(ring.mask, ring.column) for ring in rings]
         x = jnp.take(self.embedding[...], tokens, axis=0)
         if config.form.scaled_embedding:
             x = x * jnp.asarray(math.sqrt(config.hidden_size), x.dtype)
-        all_keys, all_values = [], []
+        ends = list(itertools.accumulate(len(ring.mask) for ring in rings))[:-1]
+        all_keys: list[list[Keys]] = [[] for _ in rings]
+        all_values: list[list[Values]] = [[] for _ in rings]
         for index, block in enumerate(self.blocks):
             slides = bool(config.sliding) and config.sliding[index]
             rotary = None if config.unrotated and config.unrotated[index] else local if slides else turned
-            q, keys, values = block.attention.project(normed(block.attention_norm, x), rotary, growth)
-            if cache is not None:
-                keys = jax.lax.dynamic_update_slice_in_dim(cache.keys[index], keys, column, axis=3)
-                values = jax.lax.dynamic_update_slice_in_dim(cache.values[index], values, column, axis=2)
-            all_keys.append(keys)
-            all_values.append(values)
-            attended = block.attention.attend(q, keys, values, near if slides else mask)
-            x = x + normed(block.attention_post_norm, attended)
+            projected = block.attention.project(normed(block.attention_norm, x), rotary, growth)
+            parts, mixed = (jnp.split(part, ends) for part in projected), []
+            for place, (ring, q, keys, values) in enumerate(zip(rings, *parts, strict=True)):
+                if ring.cache is not None:
+                    keys = jax.lax.dynamic_update_slice_in_dim(ring.cache.keys[index], keys, ring.column, axis=3)
+                    values = jax.lax.dynamic_update_slice_in_dim(ring.cache.values[index], values, ring.column, axis=2)
+                all_keys[place].append(keys)
+                all_values[place].append(values)
+                mixed.append(block.attention.mixed(q, keys, values, near[place] if slides else ring.mask))
+            x = x + normed(block.attention_post_norm, block.attention.o(jnp.concatenate(mixed)))
             x = x + normed(block.mlp_post_norm, block.mlp(normed(block.mlp_norm, x)))
-        return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
+        caches = (KVCache(tuple(keys), tuple(values)) for keys, values in zip(all_keys, all_values, strict=True))
+        return self.norm(x), tuple(caches)
 
     def _in_window(self, mask: Mask, column: Int32[Array, ""] | int) -> Mask:
         """The mask of sliding layers. A text lies in one run of columns, around the ring's end too: columns tell age."""

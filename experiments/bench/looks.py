@@ -4,12 +4,15 @@ import functools
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adaptive_jax.decoding import loop
-from adaptive_jax.decoding.loop import DecodeState, StepOutput, decode_step
+from adaptive_jax.decoding.loop import StepOutput, decode_step
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.queue import Queue, Waiting, admit
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.rows import DecodeState, Shape, joined, parted
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.environment import Cot, Environment
 from adaptive_jax.lm.decoder import Decoder
@@ -77,22 +80,27 @@ def _against_fixed(subject: Subject, cot: Cot) -> tuple[float, dict]:
     return quotient(times, "fixed", "looks") * tokens["looks"] / tokens["fixed"], details
 
 
-@functools.partial(jax.jit, static_argnames=("size", "chunk", "logprobs"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("sizes", "chunk", "logprobs"), donate_argnames="states")
 def fixed_chunk(
     decoder: Decoder,
     policy: Policy,
     stop_ids: jax.Array,
-    state: DecodeState,
-    waiting: jax.Array,
+    states: tuple[DecodeState, ...],
+    queue: Queue,
+    waiting: Waiting,
     *,
-    size: int,
+    sizes: tuple[int, ...],
     chunk: int,
     logprobs: bool,
-) -> tuple[DecodeState, StepOutput]:
-    """`loop.decode_chunk` of always `chunk` steps."""
-    del waiting
+) -> tuple[tuple[DecodeState, ...], Waiting, StepOutput]:
+    """`loop.decode_chunk` of always `chunk` steps, in which rows that fall free stay so; of one ring."""
+    (state,), (size,) = states, sizes
+    begun = jnp.minimum(jnp.sum(~state.alive, dtype=jnp.int32), waiting.queued)
+    state = joined([admit(decoder, state, queue, waiting)])
+    shapes = [Shape(len(state.alive), size)]
 
     def step(state: DecodeState, _: None) -> tuple[DecodeState, StepOutput]:
-        return decode_step(decoder, policy, stop_ids, size, state, logprobs=logprobs)
+        return decode_step(decoder, policy, stop_ids, shapes, state, logprobs=logprobs)
 
-    return jax.lax.scan(step, state, None, length=chunk)
+    state, outputs = jax.lax.scan(step, state, None, length=chunk)
+    return parted(state, shapes), waiting.after(begun), outputs

@@ -1,6 +1,7 @@
 """Completions of very different lengths: what refilling rows is worth, and how cost grows with rows and with the longest."""
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -12,14 +13,16 @@ from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.policy import Policy
 from adaptive_jax.decoding.prefixes import SharedPrefixes
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.queue import admit
 from adaptive_jax.decoding.rings import round_up
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.rows import Shape, empty_state
 from adaptive_jax.decoding.trajectory import Trajectory, TrajectoryBuilder
-from adaptive_jax.decoding.waiting import Admissions, prefill_batches
+from adaptive_jax.decoding.waiting import Line
 from adaptive_jax.parallel import Replicas
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.policies.token import token_adapter
-from experiments.bench.measure import Findings, compilations, log
+from experiments.bench.measure import Findings, alternate, compilations, quotient
 from experiments.bench.opponent import TUNIX
 from experiments.bench.scripted import ScriptedDecoder, long_tail
 from experiments.bench.subject import Subject
@@ -28,6 +31,7 @@ CHUNK = 4  # short, because the mean length is; a step of this size costs far mo
 MEAN, LONGEST = 32, 256
 STEPS = 64  # of batches without refill, timed in one go
 SEED = 0
+COMPILED = ("admit", "decode_chunk", "empty_queue", "empty_state", "enqueue", "move", "prefill")  # of a rollout
 
 
 def ragged(subject: Subject) -> Findings:
@@ -82,34 +86,42 @@ def in_batches(few: float, many: float, longest: np.ndarray) -> float:
 def scaling(subject: Subject) -> Findings:
     """Bars `cost_256_over_32_rows` and `cost_long_tail`: what a useful token costs with more rows, or with a longer longest.
 
-    Two completions a row where all are equally long, sixteen where they are not.
+    Two completions a row where all are equally long, sixteen where they are not. The cases take turns.
     """
-    table = []
     cases = [(32, MEAN), (128, MEAN), (256, MEAN), (32, 2 * MEAN), (32, 8 * MEAN)]
+    works = {}
     for rows, longest in cases:
         lengths = long_tail(16 * rows if longest > MEAN else 2 * rows, MEAN, longest)
         adapter = token_adapter(subject.config.hidden_size + 1, budget_scale=longest)  # sees the script's channel, too
-        seconds, trajectory, compiled = _timed(Work(subject, lengths, adapter), rows, warm_up=1.0)
-        features = trajectory.features.nbytes
-        table.append(
-            {
-                "rows": rows,
-                "mean": float(lengths.mean()),
-                "longest": longest,
-                "milliseconds_per_useful_token": 1e3 * seconds / float(lengths.sum()),
-                "compilations_while_timed": compiled,
-                "useful": float(lengths.sum() / trajectory.row_steps),
-                "trajectory_bytes": _bytes(trajectory),
-                "decisions": int(trajectory.decisions.sum()),
-                "features_bytes": features,
-                "rows_by_longest_by_width_bytes": len(lengths) * longest * 4 * (subject.config.hidden_size + 1),
-            }
-        )
-        log.info("  %s", table[-1])
-    cost = [row["milliseconds_per_useful_token"] for row in table]
+        works[rows, longest] = Work(subject, lengths, adapter)
+    found = {case: work.run(case[0]) for case, work in works.items()}  # compiles
+    sides = {str(case): functools.partial(work.run, case[0]) for case, work in works.items()}
+    with compilations(*COMPILED) as compiled:
+        times = alternate(sides, min(subject.repeats, 3), warm_up=False)  # a round takes minutes
+    tokens = {case: float(work.lengths.sum()) for case, work in works.items()}
+
+    def cost(case: tuple[int, int]) -> float:
+        """Of a useful token, over that of the first case."""
+        return quotient(times, str(case), str(cases[0])) * tokens[cases[0]] / tokens[case]
+
+    table = [
+        {
+            "rows": rows,
+            "mean": float(works[rows, longest].lengths.mean()),
+            "longest": longest,
+            "milliseconds_per_useful_token": 1e3 * float(np.median(times[str((rows, longest))])) / tokens[rows, longest],
+            "cost": cost((rows, longest)),
+            "useful": float(tokens[rows, longest] / trajectory.row_steps),
+            "trajectory_bytes": _bytes(trajectory),
+            "decisions": int(trajectory.decisions.sum()),
+            "features_bytes": trajectory.features.nbytes,
+            "rows_by_longest_by_width_bytes": len(trajectory.lengths) * longest * 4 * (subject.config.hidden_size + 1),
+        }
+        for (rows, longest), trajectory in found.items()
+    ]
     return Findings(
-        {"cost_256_over_32_rows": cost[2] / cost[0], "cost_long_tail": cost[4] / cost[0]},
-        {"table": table},
+        {"cost_256_over_32_rows": cost(cases[2]), "cost_long_tail": cost(cases[4])},
+        {"table": table, "seconds": times, "compilations_while_timed": len(compiled)},
     )
 
 
@@ -131,27 +143,26 @@ class Work:
         self.lengths, self.stop_ids = lengths, (stop,)
         self.decoder = ScriptedDecoder(subject.decoder, jnp.asarray(lengths), stop)
 
-    def run(self, rows: int, share: float = 1.0) -> Trajectory:
-        """A rollout of all, or of the first `share`."""
-        count = int(share * len(self.prompts))
+    def run(self, rows: int) -> Trajectory:
+        """A rollout of all."""
         done = rollout(
             self.decoder,
             self.policy,
-            self.prompts[:count],
+            self.prompts,
             key=jax.random.key(SEED),
             stop_ids=self.stop_ids,
             rows=rows,
             chunk=CHUNK,
         )
-        if not np.array_equal(done.lengths, self.lengths[:count]):
+        if not np.array_equal(done.lengths, self.lengths):
             raise RuntimeError("the completions did not get the lengths of the script")
         return done
 
 
-def _timed(work: Work, rows: int, warm_up: float = 0.25) -> tuple[float, Trajectory, int]:
-    """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; a part of it goes before."""
-    work.run(rows, warm_up)
-    with compilations("admit", "decode_chunk", "move", "empty_state", "prefill") as compiled:
+def _timed(work: Work, rows: int) -> tuple[float, Trajectory, int]:
+    """Seconds of a rollout, the rollout, and how often its functions were compiled meanwhile; another one goes before."""
+    work.run(rows)
+    with compilations(*COMPILED) as compiled:
         start = time.perf_counter()
         trajectory = work.run(rows)
         return time.perf_counter() - start, trajectory, len(compiled)
@@ -159,17 +170,25 @@ def _timed(work: Work, rows: int, warm_up: float = 0.25) -> tuple[float, Traject
 
 def without_refill(work: Work, prompts: list[Prompt], steps: int) -> TrajectoryBuilder:
     """The same loop on one batch, for `steps` steps: until its longest completion ends."""
-    policy, count = work.policy, len(prompts)
-    batch = next(prefill_batches(work.decoder, Replicas(), prompts, 1, count, SharedPrefixes(work.decoder, [])))
-    admissions = Admissions(Replicas(), prompts, 1, jax.random.key(SEED))
-    size = round_up(len(prompts[0].tokens) + LONGEST)
-    state = loop.empty_state(work.decoder, jax.random.key(SEED), batch.prefill.last, rows=count, size=size)
-    harvest = TrajectoryBuilder(admissions.budgets, work.stop_ids)
-    state = loop.admit(work.decoder, policy, state, batch.prefill, admissions.of(batch, np.arange(count), count))
+    decoder, policy, key = work.decoder, work.policy, jax.random.key(SEED)
+    length = len(prompts[0].tokens)
+    size = round_up(length + LONGEST)
+    ring = Shape(len(prompts), size)
+    line = Line(decoder, policy, Replicas(), prompts, 1, key, ring, length, SharedPrefixes(decoder, []))
+    state = empty_state(decoder, key, line.hidden, rows=len(prompts), size=size)
+    line.fill()
+    while line.queued.any():
+        state = admit(decoder, state, line.queue, line.waiting())
+        line.took(line.queued)
+        line.fill()
+    harvest = TrajectoryBuilder(line.budgets, work.stop_ids)
     stops = jnp.asarray(work.stop_ids, jnp.int32)
     for _ in range(-(-steps // CHUNK)):
-        state, outputs = loop.decode_chunk(work.decoder, policy, stops, state, np.int32(0), size=size, chunk=CHUNK)
-        harvest.store(outputs, harvest.count(np.asarray(outputs.alive), batch.completions, size))
+        (state,), _, outputs = loop.decode_chunk(
+            decoder, policy, stops, (state,), None, line.nobody(), sizes=(size,), chunk=CHUNK
+        )
+        alive, completion, step = map(np.asarray, (outputs.alive, outputs.completion, outputs.step))
+        harvest.store(outputs, harvest.count(alive, completion, step, size * len(prompts)))
     return harvest
 
 

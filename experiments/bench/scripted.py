@@ -63,10 +63,11 @@ class ScriptedDecoder:
         return self.inner.move(cache[0], cursor, target[0], target_cursor, source), end
 
     def step(
-        self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+        self, caches: tuple, tokens: jax.Array, positions: jax.Array, columns: tuple, visible: tuple
     ) -> tuple[jax.Array, tuple]:
-        hidden, inner = self.inner.step(cache[0], tokens, positions, column, visible)
-        return _with(hidden, positions + 1 == cache[1] - 1), (inner, cache[1])
+        inner, ends = zip(*caches, strict=True)
+        hidden, inner = self.inner.step(inner, tokens, positions, columns, visible)
+        return _with(hidden, positions + 1 == jnp.concatenate(ends) - 1), tuple(zip(inner, ends, strict=True))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         # without the barrier XLA's CPU backend computes the LM head inside a fusion, ten times slower
@@ -106,9 +107,9 @@ class BlankDecoder:
         return ()
 
     def step(
-        self, cache: tuple, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
+        self, caches: tuple, tokens: jax.Array, positions: jax.Array, columns: tuple, visible: tuple
     ) -> tuple[jax.Array, tuple]:
-        return jnp.zeros((len(tokens), 1)), ()
+        return jnp.zeros((len(tokens), 1)), caches
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         return jnp.zeros((len(hidden), 2))

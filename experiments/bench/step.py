@@ -10,11 +10,17 @@ import numpy as np
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import Policy
+from adaptive_jax.decoding.prefixes import SharedPrefixes
+from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.queue import admit
 from adaptive_jax.decoding.rings import round_up
+from adaptive_jax.decoding.rows import Shape, empty_state
 from adaptive_jax.decoding.sampling import draw
+from adaptive_jax.decoding.waiting import Line
 from adaptive_jax.learning.selection import candidates
 from adaptive_jax.lm.decoder import TransformerDecoder
 from adaptive_jax.lm.transformer import KVCache
+from adaptive_jax.parallel import Replicas
 from adaptive_jax.policies.fixed import static
 from adaptive_jax.policies.token import token_adapter
 from experiments.bench.measure import Findings, alternate, quotient
@@ -30,26 +36,18 @@ class Decoding:
         decoder, rows, length = subject.decoder, subject.rows, subject.prompt_tokens
         self._decoder, self._policy = decoder, policy
         self.size = round_up(length + budget)
-        prompt = loop.prefill(decoder, jnp.ones((1, length), jnp.int32), jnp.full((1,), length, jnp.int32))
-        zeros = jnp.zeros((rows,), jnp.int32)
-        key = jax.random.key(0)
-        identities = jnp.zeros((rows, 2), jnp.uint32)
-        everywhere = loop.Admission(
-            source=zeros,
-            token=zeros + 1,
-            length=zeros + length,
-            completion=zeros,
-            budget=zeros + budget,
-            samples=zeros + 1,
-            key=jax.random.key_data(loop.completion_keys(key, identities, jnp.arange(rows, dtype=jnp.int32))),
-        )
-        empty = loop.empty_state(decoder, key, prompt.last, rows=rows, size=self.size)
-        self.state = loop.admit(decoder, policy, empty, prompt, everywhere)
+        prompt, key = Prompt("prompt", (1,) * length, budget), jax.random.key(0)
+        ring, nothing_shared = Shape(rows, self.size), SharedPrefixes(decoder, [])
+        line = Line(decoder, policy, Replicas(), [prompt], rows, key, ring, length, nothing_shared)
+        line.fill()
+        empty = empty_state(decoder, key, line.hidden, rows=rows, size=self.size)
+        self.state = admit(decoder, empty, line.queue, line.waiting())
+        self._nobody = line.nobody()
 
     def __call__(self) -> object:
-        stops, waiting = jnp.zeros((0,), jnp.int32), jnp.int32(0)
-        self.state, outputs = loop.decode_chunk(
-            self._decoder, self._policy, stops, self.state, waiting, size=self.size, chunk=STEPS
+        stops = jnp.zeros((0,), jnp.int32)
+        (self.state,), _, outputs = loop.decode_chunk(
+            self._decoder, self._policy, stops, (self.state,), None, self._nobody, sizes=(self.size,), chunk=STEPS
         )
         return outputs
 

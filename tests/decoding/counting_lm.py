@@ -63,10 +63,15 @@ class CountingLM:
         return self.insert(target, jnp.roll(cache, -cursor, 1), source, target_cursor)
 
     def step(
-        self, cache: jax.Array, tokens: jax.Array, positions: jax.Array, column: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        cache = jax.lax.dynamic_update_slice_in_dim(cache, (tokens + positions)[:, None], column, 1)
-        return self._hidden(jnp.sum(jnp.where(visible, cache, 0), axis=1)), cache
+        self, caches: tuple, tokens: jax.Array, positions: jax.Array, columns: tuple, visible: tuple
+    ) -> tuple[jax.Array, tuple]:
+        hidden, written, start = [], [], 0
+        for cache, column, seen in zip(caches, columns, visible, strict=True):
+            own = slice(start, start := start + len(cache))
+            cache = jax.lax.dynamic_update_slice_in_dim(cache, (tokens[own] + positions[own])[:, None], column, 1)
+            hidden.append(self._hidden(jnp.sum(jnp.where(seen, cache, 0), axis=1)))
+            written.append(cache)
+        return jnp.concatenate(hidden), tuple(written)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         return jnp.take(self.table, hidden[:, 0].astype(jnp.int32), axis=0)

@@ -10,11 +10,14 @@ import pytest
 from flax import struct
 
 from adaptive_jax.decoding import loop
+from adaptive_jax.decoding import rings as rings_module
 from adaptive_jax.decoding import rollout as rollout_module
 from adaptive_jax.decoding.params import SamplingParams
 from adaptive_jax.decoding.policy import PromptObservation
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.queue import Waiting
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.rows import DecodeState
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.policies.fixed import MixedPolicy, mixed, static
 from adaptive_jax.policies.token import TokenAdapter, token_adapter
@@ -68,14 +71,21 @@ def test_completions_move_into_longer_rings_and_fewer_rows(monkeypatch: pytest.M
     prompts = [dataclasses.replace(prompt, budget=400) for prompt in some_prompts(160)]
     settings = [SamplingParams(1.0), SamplingParams(2.0)]
     rings = []
-    empty_state = loop.empty_state
+    empty_state = rings_module.empty_state
 
-    def spy(*args: Any, rows: int, size: int) -> loop.DecodeState:
+    def spy(*args: Any, rows: int, size: int) -> DecodeState:
         rings.append((rows, size))
         return empty_state(*args, rows=rows, size=size)
 
-    monkeypatch.setattr(loop, "empty_state", spy)
-    monkeypatch.setattr(rollout_module, "WORTHWHILE", 32)
+    together = set()
+    decode_chunk = loop.decode_chunk
+
+    def chunk_spy(*args: Any, sizes: tuple[int, ...], **options: Any) -> Any:
+        together.add(sizes)
+        return decode_chunk(*args, sizes=sizes, **options)
+
+    monkeypatch.setattr(rings_module, "empty_state", spy)
+    monkeypatch.setattr(loop, "decode_chunk", chunk_spy)
 
     def complete(chunk: int) -> Trajectory:
         return rollout(decoder, mixed(settings), prompts, key=KEY, stop_ids=[STOP], completions=3, rows=96, chunk=chunk)
@@ -85,9 +95,13 @@ def test_completions_move_into_longer_rings_and_fewer_rows(monkeypatch: pytest.M
     assert 60 < reference.lengths.mean() < 140
     assert reference.lengths.max() > 300
     rings.clear()
+    monkeypatch.setattr(rollout_module, "WORTHWHILE", 32)
     moved = complete(chunk=8)
     assert_same(moved, reference)
-    assert rings == [(96, 192), (48, 320), (48, 192), (24, 192), (32, 480), (16, 480)]
+    begun, fewer = [(96, 128), (80, 192), (48, 320), (32, 480)], [(48, 128), (40, 192), (20, 192), (24, 320), (16, 480)]
+    assert [ring for ring in rings if ring not in fewer] == begun
+    assert [ring for ring in rings if ring not in begun] == fewer
+    assert {(128, 192), (192, 320), (320, 480)} < together
     assert moved.columns < 0.6 * reference.columns
 
 
@@ -123,17 +137,17 @@ class ByMean(MixedPolicy):
 @pytest.mark.parametrize("tokens", [4, 5])
 def test_a_completion_that_moves_before_its_first_token_keeps_its_action(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fifth of five gets a row when the others have gone to the longer ring, and alone joins them once one has ended."""
-    budgets = [300, 290, 280, 270, 20]
+    budgets = [150, 140, 130, 120, 20]
     prompts = [Prompt(str(n), [1] * tokens, budget) for n, budget in enumerate(budgets)]
     policy = ByMean(SamplingParams.stack([SamplingParams(1.0), SamplingParams(1.0)]))
     steps = []
-    move = loop.move
+    move = rollout_module.move
 
-    def spy(decoder: CountingLM, state: loop.DecodeState, target: loop.DecodeState, source: np.ndarray) -> Any:
+    def spy(decoder: CountingLM, state: DecodeState, target: DecodeState, source: np.ndarray) -> Any:
         steps.append(np.asarray(state.step)[source[source >= 0]].tolist())
         return move(decoder, state, target, source)
 
-    monkeypatch.setattr(loop, "move", spy)
+    monkeypatch.setattr(rollout_module, "move", spy)
     done = rollout(SOFT, policy, prompts, key=KEY, stop_ids=[], rows=4, chunk=8)
     assert len(steps[0]) == 4
     assert [0] in steps
@@ -232,25 +246,36 @@ def test_prompts_are_computed_once_and_rows_are_refilled() -> None:
     assert done.lengths.sum() == done.row_steps
 
 
-@pytest.mark.parametrize(("waiting", "steps"), [(0, 16), (1, 9), (40, 4)])
-def test_host_looks_once_enough_rows_idle_that_others_wait_for(
-    monkeypatch: pytest.MonkeyPatch, waiting: int, steps: int
+@pytest.mark.parametrize(
+    ("waiting", "alive"),
+    [
+        (0, [*range(16, 0, -1)]),
+        (1, [16, 16, *range(14, 0, -1)]),
+        (8, [16, 16, 16, 16, 14, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
+        (40, [16, 16, 16, 16, 14, 11]),
+    ],
+)
+def test_rows_get_the_next_completion_at_once_and_the_host_looks_when_the_queue_is_empty(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, alive: list[int]
 ) -> None:
-    """A row ends at each step. Of 16 rows, idle ones may come to 8 row-steps: 1 + 2 + 3 in the first four steps; where one
-    completion waits, eight times 1 in the first nine."""
+    """Of 16 rows one ends at each step, and so does each one-token completion that has waited: 1, 2, 3 and 4 rows fall free.
+
+    Eight wait in the queue, two batches of four: the first four steps have all rows. Then 2 and 5 rows idle, and in the next
+    step 6 would: more than half a step in all, so the host looks, if there are others.
+    """
     budgets = [*range(16, 0, -1), *[1] * waiting]
     chunks = []
     decode_chunk = loop.decode_chunk
 
-    def spy(*args: Any, **options: int) -> tuple[loop.DecodeState, loop.StepOutput]:
-        state, outputs = decode_chunk(*args, **options)
+    def spy(*args: Any, **options: Any) -> tuple[tuple[DecodeState, ...], Waiting, loop.StepOutput]:
+        states, left, outputs = decode_chunk(*args, **options)
         chunks.append(np.asarray(outputs.alive).sum(axis=1).tolist())
-        return state, outputs
+        return states, left, outputs
 
     monkeypatch.setattr(loop, "decode_chunk", spy)
     prompts = [Prompt(str(i), [1], budget) for i, budget in enumerate(budgets)]
     done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], rows=16, chunk=16)
-    assert chunks[0] == [16 - step if step < steps else 0 for step in range(16)]
+    assert chunks[0] == alive + [0] * (16 - len(alive))
     assert done.lengths.tolist() == budgets
     assert done.row_steps == 16 * sum(np.count_nonzero(chunk) for chunk in chunks)
 

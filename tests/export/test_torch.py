@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import adaptive_jax as aj
-from adaptive_jax.decoding.loop import _uniforms, completion_keys
+from adaptive_jax.decoding.chance import completion_keys, uniforms
 from adaptive_jax.decoding.prompt import problem_digest
 from adaptive_jax.lm.model import TINY
 from tests.export.cases import KINDS, case, exported, padded, probabilities
@@ -30,7 +30,7 @@ def our_uniforms(prompts: Sequence[str]) -> np.ndarray:
     """The numbers that `aj.generate` draws by, float32 [prompts * SAMPLES, STEPS, 2]."""
     digests = np.repeat(np.stack([problem_digest(text) for text in prompts]), SAMPLES, axis=0)
     keys = completion_keys(jax.random.key(SEED), digests, np.tile(np.arange(SAMPLES, dtype=np.int32), len(prompts)))
-    return np.stack([_uniforms(keys, jax.numpy.full(len(keys), step, np.int32), 2) for step in range(STEPS)], axis=1)
+    return np.stack([uniforms(keys, jax.numpy.full(len(keys), step, np.int32), 2) for step in range(STEPS)], axis=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,9 @@ from jax.sharding import PartitionSpec as P
 import adaptive_jax as aj
 from adaptive_jax.decoding import loop
 from adaptive_jax.decoding.prompt import Prompt
+from adaptive_jax.decoding.queue import Entries, Waiting, empty_queue, enqueue
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.rows import empty_state, move
 from adaptive_jax.decoding.trajectory import Trajectory
 from adaptive_jax.lm.decoder import Decoder
 from adaptive_jax.lm.model import LM, load_lm
@@ -56,14 +58,17 @@ def greedy(lm: LM) -> Trajectory:
     return rollout(lm.decoder, policy, prompts, key=jax.random.key(0), stop_ids=STOP.tolist(), rows=2, chunk=CHUNK)
 
 
-def admission(rows: int) -> loop.Admission:
-    """Every row gets its own prompt, counted among those of the `rows` rows that a function sees."""
+def entries(rows: int) -> Entries:
+    """A completion of each prompt, counted among those of the `rows` rows that a function sees; the same for each such part."""
     per_row = functools.partial(jnp.full, (ROWS,), dtype=jnp.int32)
-    return loop.Admission(
-        source=jnp.arange(ROWS, dtype=jnp.int32) % rows,
+    return Entries(
+        first=jnp.int32(0),
+        count=jnp.int32(rows),
+        prompt=jnp.arange(ROWS, dtype=jnp.int32) % rows,
+        completion=jnp.arange(ROWS, dtype=jnp.int32) % rows,
+        index=per_row(0),
         token=per_row(5),
         length=per_row(24),
-        completion=per_row(0),
         budget=per_row(30),
         samples=per_row(1),
         key=jax.random.key_data(jax.random.split(jax.random.key(1), ROWS)),
@@ -71,7 +76,7 @@ def admission(rows: int) -> loop.Admission:
 
 
 def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[np.ndarray, list[list[tuple[int, ...]]], str]:
-    """Prefill, admission, one chunk and a move into another ring, each as `wrap` makes it of a function for `rows` rows.
+    """Prefill, a queue, a chunk whose rows it fills, and a move into another ring, as `wrap` makes each for `rows` rows.
 
     Args:
         wrap: takes a function of arrays, and specs of arguments and results.
@@ -85,19 +90,25 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     one, row, steps = P(), P("data"), P(None, "data")
     tokens, _ = texts(lm)
     prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
-    empty = functools.partial(loop.empty_state, rows=rows, size=SIZE)
-    shapes = jax.eval_shape(empty, decoder, jax.random.key(0), prefill.last[:1])
+    key, hidden = jax.random.key(0), prefill.last[:1]
+    new_queue = functools.partial(empty_queue, depth=1, prompts=rows, columns=32, completions=rows)
+    queue = wrap(new_queue, (one, one, one), row)(decoder, key, hidden)
+    new = entries(rows)
+    new_spec = jax.tree_util.tree_map_with_path(lambda path, _: one if path[0].name in ("first", "count") else row, new)
+    queue = wrap(enqueue, (one, one, one, row, row, new_spec), row)(decoder, policy, jnp.int32(0), queue, prefill, new)
+    empty = functools.partial(empty_state, rows=rows, size=SIZE)
+    shapes = jax.eval_shape(empty, decoder, key, hidden)
     spec = jax.tree_util.tree_map_with_path(lambda path, _: one if path[0].name == "cursor" else row, shapes)
-    state = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
+    state = wrap(empty, (one, one, one), spec)(decoder, key, hidden)
     empty_ring = parts(state.cache)
-    state = wrap(loop.admit, (one, one, spec, row, row), spec)(decoder, policy, state, prefill, admission(rows))
-    chunk = wrap(functools.partial(loop.decode_chunk, size=SIZE, chunk=CHUNK), (one, one, one, spec, one), (spec, steps))
-    waiting = jnp.int32(0)
-    program = chunk.lower(decoder, policy, STOP, state, waiting).compile().as_text()
-    state, output = chunk(decoder, policy, STOP, state, waiting)
-    other = wrap(empty, (one, one, one), spec)(decoder, jax.random.key(0), prefill.last[:1])
+    waiting = Waiting(jnp.int32(0), jnp.int32(rows), jnp.int32(0))
+    decode = functools.partial(loop.decode_chunk, sizes=(SIZE,), chunk=CHUNK)
+    chunk = wrap(decode, (one, one, one, (spec,), row, one), ((spec,), one, steps))
+    program = chunk.lower(decoder, policy, STOP, (state,), queue, waiting).compile().as_text()
+    (state,), _, output = chunk(decoder, policy, STOP, (state,), queue, waiting)
+    other = wrap(empty, (one, one, one), spec)(decoder, key, hidden)
     source = jnp.array([0, -1, -1, 1], jnp.int32)
-    state, other = wrap(loop.move, (one, spec, spec, row), (spec, spec))(decoder, state, other, source)
+    state, other = wrap(move, (one, spec, spec, row), (spec, spec))(decoder, state, other, source)
     return np.asarray(output.token), [empty_ring, parts(state.cache), parts(other.cache)], program
 
 

@@ -1,5 +1,6 @@
 """The transformer against transformers' own float32 logits (tests/lm/golden), and its cache against no cache."""
 
+import functools
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from flax import nnx
 from adaptive_jax.decoding import rings
 from adaptive_jax.decoding.prompt import Prompt
 from adaptive_jax.decoding.rollout import rollout
+from adaptive_jax.decoding.rows import visible
 from adaptive_jax.lm.config import LMConfig, read_json
 from adaptive_jax.lm.families import FAMILIES
 from adaptive_jax.lm.model import LM
@@ -68,6 +70,27 @@ def test_greedy_texts_are_those_of_transformers(case: str, monkeypatch: pytest.M
     done = rollout(lm.decoder, static(0.0), prompts, key=jax.random.key(0), stop_ids=[], rows=2, chunk=16)
     for n, continued in enumerate(expected["continued"]):
         np.testing.assert_array_equal(done.new_tokens(n)[:64], continued)
+
+
+@pytest.mark.parametrize("case", ["gemma3", "ministral3", "phi3_long", "qwen3"])
+def test_rings_that_decode_together_are_those_that_decode_alone(case: str) -> None:
+    """Three rings of different sizes, rows and cursors, the second around its end."""
+    decoder, random = load(case)[0].decoder, np.random.default_rng(0)
+    shapes, columns, lengths = [(2, 96), (3, 64), (1, 160)], (70, 9, 130), [[70, 3], [40, 0, 63], [130]]
+    caches = tuple(
+        jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape), x.dtype), decoder.empty_cache(*shape))
+        for shape in shapes
+    )
+    tokens = jnp.asarray(random.integers(1, 60, 6), jnp.int32)
+    positions, cursors = [jnp.asarray(own, jnp.int32) for own in lengths], tuple(map(jnp.int32, columns))
+    seen = tuple(visible(*ring, size) for *ring, (_, size) in zip(cursors, positions, shapes, strict=True))
+    hidden, written = decoder.step(caches, tokens, jnp.concatenate(positions), cursors, seen)
+    alone = [
+        decoder.step((cache,), own, position, (cursor,), (mask,))
+        for cache, own, position, cursor, mask in zip(caches, jnp.split(tokens, [2, 5]), positions, cursors, seen, strict=True)
+    ]
+    expected = jnp.concatenate([part for part, _ in alone]), tuple(cache for _, (cache,) in alone)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), (hidden, written), expected)
 
 
 def test_a_ring_as_long_as_the_window_of_all_layers_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
