@@ -1,6 +1,7 @@
 """Completions that wait for a row, on the device: so the loop itself gives a row that falls free to the next of them.
 
-The host gives the queue what it has prefilled, a batch at a time. A queue has room for `depth` batches, one behind the other.
+The host gives the queue what it has prefilled, a batch at a time. While rows take the completions of one, there is room for
+another.
 """
 
 import functools
@@ -91,28 +92,21 @@ class Waiting:
         return Waiting(self.first + begun, self.queued - begun, self.later)
 
 
-@functools.partial(jax.jit, static_argnames=("depth", "prompts", "columns", "completions"))
+@functools.partial(jax.jit, static_argnames=("prompts", "columns", "entries"))
 def empty_queue(
     decoder: Decoder,
     key: Key[Array, ""],
     hidden: Float[Array, "*others width"],
     *,
-    depth: int,
     prompts: int,
     columns: int,
-    completions: int,
+    entries: int,
 ) -> Queue:
-    """Room for batches of completions; `key` is any typed key, `hidden` gives width and dtype.
-
-    Args:
-        depth: how many batches.
-        prompts, completions: of a batch, at most.
-        columns: of the longest prompt.
-    """
-    zeros = jnp.zeros((depth * completions,), jnp.int32)
+    """Room for prompts, of so many columns, and completions; `key` is any typed key, `hidden` gives width and dtype."""
+    zeros = jnp.zeros((entries,), jnp.int32)
     return Queue(
-        cache=decoder.empty_cache(depth * prompts, columns),
-        hidden=jnp.zeros((depth * prompts, hidden.shape[-1]), hidden.dtype),
+        cache=decoder.empty_cache(prompts, columns),
+        hidden=jnp.zeros((prompts, hidden.shape[-1]), hidden.dtype),
         prompt=zeros,
         completion=zeros,
         token=zeros,
@@ -124,14 +118,13 @@ def empty_queue(
 
 
 @functools.partial(jax.jit, donate_argnames="queue")
-def enqueue(decoder: Decoder, policy: Policy, batch: Int32[Array, ""], queue: Queue, prefill: Prefill, new: Entries) -> Queue:
+def enqueue(decoder: Decoder, policy: Policy, start: Int32[Array, ""], queue: Queue, prefill: Prefill, new: Entries) -> Queue:
     """A batch of completions comes into the queue, in place of one whose completions all have a row; the policy begins them.
 
     Args:
-        batch: which of the queue's batches it replaces.
+        start: where its prompts lie in the queue.
     """
     prompts, entries = len(prefill.last), len(queue.prompt)
-    start = batch * prompts
     place = jnp.arange(len(queue.hidden), dtype=jnp.int32) - start
     source = jnp.where((place >= 0) & (place < prompts), place, -1)
     last, mean = jnp.take(prefill.last, new.prompt, axis=0), jnp.take(prefill.mean, new.prompt, axis=0)

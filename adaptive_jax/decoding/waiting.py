@@ -137,27 +137,19 @@ class Line:
         self._last = np.repeat([p.tokens[-1] for p in prompts], completions)
         self.prompt_lengths = np.repeat([len(p.tokens) for p in prompts], completions)
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
-        most, columns = queue_shape(ring, longest)
-        width = min(-(-ring.rows // completions), most // DEPTH)
+        self._prompts, columns = queue_shape(ring, longest)
+        width = min(max(ring.rows // completions, 1), self._prompts // DEPTH)
         batches = prefill_batches(decoder, replicas, prompts, completions, width, prefixes)
         first_batch = next(batches)
         self._batches = itertools.chain([first_batch], batches)
-        self._capacity = first_batch.capacity
+        # whatever is asked, mostly: each size of the queue is one more compilation of the loop
+        self._entries = DEPTH * max(ring.rows, first_batch.capacity)
         self.prompt_tokens, self.later = 0, len(self.budgets)
         self.hidden = first_batch.prefill.last[..., :1, :]
-        depth = min(DEPTH, -(-self.later // len(first_batch.completions)))
-        self._entries, self._taken = depth * self._capacity, np.zeros(replicas.count, np.int64)
+        self._given, self._taken = 0, np.zeros(replicas.count, np.int64)  # batches and completions
         self._ends: deque[np.ndarray] = deque()  # of the queue's batches: how many completions came before their ends
-        self._depth, self._given = depth, 0
-        self.queue: Queue = replicas.call(
-            empty_queue,
-            (decoder, key),
-            (self.hidden,),
-            depth=depth,
-            prompts=first_batch.prefill.last.shape[-2],
-            columns=columns,
-            completions=self._capacity,
-        )
+        sizes = {"prompts": self._prompts, "columns": columns, "entries": self._entries}
+        self.queue: Queue = replicas.call(empty_queue, (decoder, key), (self.hidden,), **sizes)
 
     @property
     def queued(self) -> Int[np.ndarray, " replicas"]:
@@ -184,11 +176,11 @@ class Line:
 
     def fill(self) -> None:
         """Prefill batches, and bring them into the queue, as many as there is room for."""
-        while len(self._ends) < self._depth and (batch := next(self._batches, None)) is not None:
+        while len(self._ends) < DEPTH and (batch := next(self._batches, None)) is not None:
             count = self._replicas.count
             added = np.bincount(batch.replicas, minlength=count)
             end = self._taken + self.queued
-            shared = self._decoder, self._policy, np.int32(self._given % self._depth)
+            shared = self._decoder, self._policy, np.int32(self._given % DEPTH * self._prompts // DEPTH)
             split = self.queue, batch.prefill, self._entries_of(batch, end % self._entries, added)
             self.queue = self._replicas.call(enqueue, shared, split, donate=1)
             self._ends.append(end + added)
@@ -200,10 +192,10 @@ class Line:
         """A batch's completions, those of each replica in front of its part of the arrays."""
         own = batch.completions
         place = np.concatenate([np.arange(count) for count in added])[np.argsort(np.argsort(batch.replicas, kind="stable"))]
-        place += batch.replicas * self._capacity
+        place += batch.replicas * batch.capacity
 
         def spread(values: Int[np.ndarray, " completions"]) -> Int32[np.ndarray, "*replicas entries"]:
-            array = np.zeros(len(added) * self._capacity, np.int32)
+            array = np.zeros(len(added) * batch.capacity, np.int32)
             array[place] = values
             return self._replicas.split(array)
 

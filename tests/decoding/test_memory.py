@@ -33,7 +33,7 @@ def test_the_need_is_within_a_tenth_of_what_xla_reports(config: LMConfig, rows: 
     key = jax.eval_shape(lambda: jax.random.key(0))
     rings = ring_shapes(40, budget, 16, rows)
     held = rings[0].rows * rings[0].size // (8 * 64)  # an eighth of the shortest ring, in prompts of 64 columns
-    asked = functools.partial(empty_queue, depth=2, prompts=held, columns=64, completions=rows)
+    asked = functools.partial(empty_queue, prompts=2 * held, columns=64, entries=2 * rows)
     queue = jax.eval_shape(asked, decoder, key, hidden)
     states = [
         jax.eval_shape(functools.partial(empty_state, rows=ring.rows, size=ring.size), decoder, key, hidden) for ring in rings

@@ -91,7 +91,7 @@ def decode(lm: LM, wrap: Callable[..., Callable[..., Any]], rows: int) -> tuple[
     tokens, _ = texts(lm)
     prefill = wrap(loop.prefill, (one, row, row), row)(decoder, jnp.asarray(tokens), jnp.full((ROWS,), 24, jnp.int32))
     key, hidden = jax.random.key(0), prefill.last[:1]
-    new_queue = functools.partial(empty_queue, depth=1, prompts=rows, columns=32, completions=rows)
+    new_queue = functools.partial(empty_queue, prompts=rows, columns=32, entries=rows)
     queue = wrap(new_queue, (one, one, one), row)(decoder, key, hidden)
     new = entries(rows)
     new_spec = jax.tree_util.tree_map_with_path(lambda path, _: one if path[0].name in ("first", "count") else row, new)
