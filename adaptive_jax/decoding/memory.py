@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from adaptive_jax.decoding.rings import TOGETHER, ring_shapes
-from adaptive_jax.decoding.waiting import queue_shape
+from adaptive_jax.decoding.waiting import DEPTH, queue_shape
 from adaptive_jax.lm.config import LMConfig
 from adaptive_jax.lm.transformer import KVCache
 from adaptive_jax.lm.weights import shapes
@@ -22,7 +22,8 @@ class Memory:
     Attributes:
         weights: the parameters.
         cache: keys and values in all rings; a ring that no completion comes to is not made.
-        queue: those of the prompts that may wait for a row; with many completions of each, fewer wait.
+        queue: those of prompts that wait for a row, and of a batch that comes next; where each has many completions, they are
+            fewer.
         step: what a decoding step computes and lets go again.
     """
 
@@ -68,7 +69,7 @@ def memory(config: LMConfig, *, rows: int, prompt: int, budget: int, dtype: jnp.
     logits = 4 * rows * config.vocab_size * 4 // 3
     mlp = 3 * rows * config.intermediate_size * dtype.itemsize
     scores = 2 * 4 * config.num_heads * max(ring.rows * ring.size for ring in rings)
-    return Memory(_bytes(nnx.state(shapes(config, dtype))), sum(caches), queue, max(logits, mlp, scores))
+    return Memory(_bytes(nnx.state(shapes(config, dtype))), sum(caches), queue + queue // DEPTH, max(logits, mlp, scores))
 
 
 def described(need: Memory, name: str) -> str:

@@ -1,7 +1,7 @@
 """Rings of cache columns: how long each is, how many rows it has, and which completion each row works on.
 
 Attention costs by the column, and most completions are much shorter than the longest. So a rollout has several rings, each one
-about half as long again as the one before it. The longer a ring is, the fewer are the completions, and the rows, that it gets.
+at least half as long again as the one before it. The longer it is, the fewer are the completions, and the rows, that it gets.
 Where all layers of a model look at a text's last tokens only, rings are no longer than that, and what is older is overwritten.
 """
 
@@ -43,7 +43,8 @@ def ring_shapes(longest: int, budget: int, chunk: int, rows: int, reach: int | N
     width = prefill_width(longest)
     sizes = [round_up(width + budget if reach is None else min(width + budget, reach))]
     least = min(round_up(width + max(budget // SHORT_SHARE, SHORT_BUDGET, chunk)), sizes[0])
-    while (shorter := int(sizes[0] / GROWTH) // BUCKET * BUCKET) >= least:
+    # what outgrows a ring within a chunk has to find room in the next one
+    while (shorter := int(sizes[0] / GROWTH) // BUCKET * BUCKET) >= least and sizes[0] - shorter >= chunk:
         sizes.insert(0, shorter)
     if len(sizes) > 1:
         sizes[0] = max(min(sizes[0], round_up(width + budget // COMMON_SHARE)), least)

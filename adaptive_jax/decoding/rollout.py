@@ -220,8 +220,8 @@ class _Rollout:
     def _next_rings(self) -> list[int]:
         """The rings that the next chunk is for; none when all is done.
 
-        The longest one that is full, and the shortest with it, unless that has completions that wait for a longer one. With no
-        full one, the shortest that works and the next one. Of two, both are short enough to decode together.
+        The longest one that is full, and with it the shortest, if that is full and none of its completions waits for a longer
+        one. With no full one, the shortest that works and the next one. Of two, both are short enough to decode together.
         """
         queued = self._line.queued
         working = [place for place, ring in enumerate(self._rings) if ring is not None and ring.busy.any()]
@@ -229,8 +229,13 @@ class _Rollout:
             working = [0, *(place for place in working if place)]
         if not working:
             return []
-        spare = [shape.rows // ALMOST if shape.size <= TOGETHER else 0 for shape in self._shapes]
-        full = [place for place in working if (self._ring(place).free <= (spare[place] if place else queued)).any()]
+
+        def spare(place: int) -> Int[np.ndarray, " replicas"] | int:
+            """Free rows that a full ring may have."""
+            shape = self._ring(place).shape
+            return queued if place == 0 else shape.rows // ALMOST if shape.size <= TOGETHER else 0
+
+        full = [place for place in working if (self._ring(place).free <= spare(place)).any()]
         if not full:
             place = self._run_dry(working[0])
             pair = [place, *(other for other in working if other > place)][:2]

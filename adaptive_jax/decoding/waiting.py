@@ -1,9 +1,10 @@
 """Completions that wait for a row: prompts are prefilled together, and come into the queue that the loop takes them from."""
 
-import itertools
+import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,18 +72,19 @@ def prefill_batches(
         padded = prefixes.padded([prompts[i].tokens for i in members], (replica * width + place).tolist(), count)
         prompt_tokens = sum(len(prompts[i].tokens) for i in members)
         if padded.whole:
-            prefill = replicas.call(loop.prefill, (decoder,), (replicas.split(padded.tokens), replicas.split(padded.lengths)))
+            call = functools.partial(replicas.call, loop.prefill, (decoder,))
+            arrays: tuple[Any, ...] = (replicas.split(padded.tokens), replicas.split(padded.lengths))
         else:
             before = prefixes.prompt_tokens
             computed = prefixes.computed()
             prompt_tokens = sum(own[i] for i in members) + prefixes.prompt_tokens - before
-            split = computed, *map(replicas.split, (padded.source, padded.tokens, padded.lengths))
-            prefill = replicas.call(loop.prefill_after, (decoder,), split, columns=padded.columns)
+            arrays = computed, *map(replicas.split, (padded.source, padded.tokens, padded.lengths))
+            call = functools.partial(replicas.call, loop.prefill_after, (decoder,), columns=padded.columns)
         yield Batch(
             completions=np.concatenate(owned),
             replicas=np.repeat(replica, [len(part) for part in owned]),
             places=np.repeat(place, [len(part) for part in owned]),
-            prefill=prefill,
+            prefill=call(arrays),  # not kept here: it is large
             capacity=width * len(parts[0]),
             prompt_tokens=prompt_tokens,
         )
@@ -139,9 +141,9 @@ class Line:
         self.budgets = np.repeat(np.array([p.budget for p in prompts], np.int32), completions)
         self._prompts, columns = queue_shape(ring, longest)
         width = min(max(ring.rows // completions, 1), self._prompts // DEPTH)
-        batches = prefill_batches(decoder, replicas, prompts, completions, width, prefixes)
-        first_batch = next(batches)
-        self._batches = itertools.chain([first_batch], batches)
+        self._batches = prefill_batches(decoder, replicas, prompts, completions, width, prefixes)
+        first_batch = next(self._batches)
+        self._first: Batch | None = first_batch
         # whatever is asked, mostly: each size of the queue is one more compilation of the loop
         self._entries = DEPTH * max(ring.rows, first_batch.capacity)
         self.prompt_tokens, self.later = 0, len(self.budgets)
@@ -176,17 +178,25 @@ class Line:
 
     def fill(self) -> None:
         """Prefill batches, and bring them into the queue, as many as there is room for."""
-        while len(self._ends) < DEPTH and (batch := next(self._batches, None)) is not None:
-            count = self._replicas.count
-            added = np.bincount(batch.replicas, minlength=count)
-            end = self._taken + self.queued
-            shared = self._decoder, self._policy, np.int32(self._given % DEPTH * self._prompts // DEPTH)
-            split = self.queue, batch.prefill, self._entries_of(batch, end % self._entries, added)
-            self.queue = self._replicas.call(enqueue, shared, split, donate=1)
-            self._ends.append(end + added)
-            self._given += 1
-            self.later -= len(batch.completions)
-            self.prompt_tokens += batch.prompt_tokens
+        while len(self._ends) < DEPTH and self._bring_next():
+            pass
+
+    def _bring_next(self) -> bool:
+        """Prefill a batch, and bring it into the queue; False if there is none. What it was prefilled into is let go."""
+        batch, self._first = self._first or next(self._batches, None), None
+        if batch is None:
+            return False
+        count = self._replicas.count
+        added = np.bincount(batch.replicas, minlength=count)
+        end = self._taken + self.queued
+        shared = self._decoder, self._policy, np.int32(self._given % DEPTH * self._prompts // DEPTH)
+        split = self.queue, batch.prefill, self._entries_of(batch, end % self._entries, added)
+        self.queue = self._replicas.call(enqueue, shared, split, donate=1)
+        self._ends.append(end + added)
+        self._given += 1
+        self.later -= len(batch.completions)
+        self.prompt_tokens += batch.prompt_tokens
+        return True
 
     def _entries_of(self, batch: Batch, first: Int[np.ndarray, " replicas"], added: Int[np.ndarray, " replicas"]) -> Entries:
         """A batch's completions, those of each replica in front of its part of the arrays."""

@@ -105,6 +105,36 @@ def test_completions_move_into_longer_rings_and_fewer_rows(monkeypatch: pytest.M
     assert moved.columns < 0.6 * reference.columns
 
 
+def test_completions_wait_for_a_full_ring_and_draw_what_they_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of four rows outgrow the shortest ring together, and the next four while the longer one is full."""
+    chunks = []
+    decode_chunk = loop.decode_chunk
+
+    def spy(*args: Any, sizes: tuple[int, ...], **options: Any) -> Any:
+        chunks.append(sizes)
+        return decode_chunk(*args, sizes=sizes, **options)
+
+    monkeypatch.setattr(loop, "decode_chunk", spy)
+    prompts = [Prompt(str(i), [i % 7] * (1 + i % 31), 300 - 7 * (i % 3)) for i in range(12)]
+    for longest in (512, 256):
+        monkeypatch.setattr(rollout_module, "TOGETHER", longest)
+        done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], rows=4, chunk=8)
+        for n, prompt in enumerate(prompts):
+            assert done.new_tokens(n).tolist() == greedy_completion(prompt.tokens, prompt.budget, -1)
+        pairs = {sizes for sizes in chunks if len(sizes) == 2}
+        assert pairs
+        assert max(map(max, pairs)) <= longest
+        chunks.clear()
+
+
+@pytest.mark.parametrize("chunk", [64, 96, 150])
+def test_a_long_chunk_stays_within_its_ring(chunk: int) -> None:
+    prompts = [Prompt(str(i), [i % VOCABULARY] * 32, 400) for i in range(16)]
+    done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], rows=16, chunk=chunk)
+    for n, prompt in enumerate(prompts):
+        assert done.new_tokens(n).tolist() == greedy_completion(prompt.tokens, prompt.budget, -1)
+
+
 @pytest.mark.parametrize("bad", [[np.nan], [np.inf], [-np.inf] * VOCABULARY])
 def test_logits_that_are_not_finite_stop_a_rollout(bad: list[float]) -> None:
     """Where a completion meets them, not where only a row does that has ended; tokens barred by -infinity are sound."""
