@@ -82,7 +82,7 @@ MEANING: dict[Bar, str] = {
     "ragged_useful": "share of row-steps that draw a token, lengths with a long tail",
     "ragged_vs_no_refill": "tokens per second over those without refill and in the longest ring only, the same lengths",
     "ragged_vs_tunix": "tokens per second over those of Tunix's sampler, the same lengths",
-    "short_answers_vs_fixed": "tokens per second of tiny's direct answers over those of looks every 16 steps",
+    "short_answers_vs_fixed": "tokens per second of tiny's direct answers over those with rows filled every 16 steps",
     "short_answers_useful": "share of row-steps that draw a token, direct answers",
     "worked_vs_fixed": "as short_answers_vs_fixed, worked answers",
     "prompt_tokens_per_prompt": "prompt tokens computed per 256-token prompt, eight completions each",

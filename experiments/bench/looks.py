@@ -1,4 +1,4 @@
-"""Short answers: what it is worth that the host looks when it pays, and not after a fixed number of steps."""
+"""Short answers: what it is worth that the loop fills rows from a queue, and not the host after a fixed number of steps."""
 
 import functools
 from unittest import mock
@@ -37,7 +37,7 @@ def looks(subject: Subject) -> Findings:
     worked, worked_details = _against_fixed(subject, "all")
     bars: dict[str, float | None] = {
         "short_answers_vs_fixed": short,
-        "short_answers_useful": short_details["useful"]["looks"],
+        "short_answers_useful": short_details["useful"]["queue"],
         "worked_vs_fixed": worked,
     }
     return Findings(bars, {"short": short_details, "worked": worked_details})
@@ -67,17 +67,17 @@ def _against_fixed(subject: Subject, cot: Cot) -> tuple[float, dict]:
         with mock.patch.object(loop, "decode_chunk", fixed_chunk):
             complete("fixed")
 
-    times = alternate({"looks": functools.partial(complete, "looks"), "fixed": complete_fixed}, subject.repeats)
+    times = alternate({"queue": functools.partial(complete, "queue"), "fixed": complete_fixed}, subject.repeats)
     tokens = {name: int(done.lengths.sum()) for name, done in found.items()}
-    same = np.all(found["looks"].tokens == found["fixed"].tokens, axis=1)
+    same = np.all(found["queue"].tokens == found["fixed"].tokens, axis=1)
     details = {
-        "mean_length": float(found["looks"].lengths.mean()),
+        "mean_length": float(found["queue"].lengths.mean()),
         "completions": len(same),
         "completions_alike": int(same.sum()),
         "useful": {name: float(tokens[name] / done.row_steps) for name, done in found.items()},
         "tokens_per_second": {name: tokens[name] / float(np.median(times[name])) for name in found},
     }
-    return quotient(times, "fixed", "looks") * tokens["looks"] / tokens["fixed"], details
+    return quotient(times, "fixed", "queue") * tokens["queue"] / tokens["fixed"], details
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "chunk", "logprobs"), donate_argnames="states")

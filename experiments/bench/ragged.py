@@ -86,12 +86,12 @@ def in_batches(few: float, many: float, longest: np.ndarray) -> float:
 def scaling(subject: Subject) -> Findings:
     """Bars `cost_256_over_32_rows` and `cost_long_tail`: what a useful token costs with more rows, or with a longer longest.
 
-    Two completions a row where all are equally long, sixteen where they are not. The cases take turns.
+    At least 256 completions, and two a row, where all are equally long; sixteen a row where they are not. The cases take turns.
     """
     cases = [(32, MEAN), (128, MEAN), (256, MEAN), (32, 2 * MEAN), (32, 8 * MEAN)]
     works = {}
     for rows, longest in cases:
-        lengths = long_tail(16 * rows if longest > MEAN else 2 * rows, MEAN, longest)
+        lengths = long_tail(16 * rows if longest > MEAN else max(2 * rows, 256), MEAN, longest)
         adapter = token_adapter(subject.config.hidden_size + 1, budget_scale=longest)  # sees the script's channel, too
         works[rows, longest] = Work(subject, lengths, adapter)
     found = {case: work.run(case[0]) for case, work in works.items()}  # compiles
