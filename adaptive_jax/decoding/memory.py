@@ -22,8 +22,8 @@ class Memory:
     Attributes:
         weights: the parameters.
         cache: keys and values in all rings; a ring that no completion comes to is not made.
-        queue: those of prompts that wait for a row, and of a batch that comes next; where each has many completions, they are
-            fewer.
+        queue: those of prompts that wait for a row, and of a batch that comes next; where each prompt has many completions, the
+            batch has fewer.
         step: what a decoding step computes and lets go again.
     """
 
