@@ -4,11 +4,22 @@ Most of the tests' time is compilation. So it is fast rather than good (`XLA_FLA
 and is kept for the next session, of any checkout, in the user's cache directory (some MB; to be deleted at any time).
 """
 
+import atexit
 import hashlib
 import os
 import platform
 import shutil
+import sys
+import tempfile
 from pathlib import Path
+
+if sys.dont_write_bytecode:
+    # Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of a hundred processes would compile JAX's Python code.
+    # Bytecode goes to a directory that ends with the session. Workers are told by the environment, and do not come here.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, tempfile.mkdtemp(prefix="adaptive_jax_bytecode_")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set by -B, it is not
 
 import jax
 import pytest

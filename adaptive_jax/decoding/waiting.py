@@ -22,7 +22,8 @@ from adaptive_jax.lm.decoder import Decoder, Prefill
 from adaptive_jax.parallel import Replicas
 
 DEPTH = 2  # batches in a queue: while rows take the completions of one, there is room for the next
-SHARE = 4  # a queue has at most this part of the columns that the shortest ring has, but room for a prompt in each batch
+SHARE = 4  # a queue has at most this part of the columns that the shortest ring has,
+WIDE = 1024  # or, where that is more, this many in a batch: prefills of fewer tokens use the processor badly
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,13 @@ def prefill_batches(
 
 
 def queue_shape(ring: Shape, longest: int) -> Shape:
-    """Prompts that a queue beside a shortest ring has room for, and columns of each, for prompts of up to `longest` tokens."""
+    """Prompts that a queue beside a shortest ring has room for, and columns of each, for prompts of up to `longest` tokens.
+
+    A batch has a prompt for each row at most, and one at least.
+    """
     columns = min(prefill_width(longest), ring.size)
-    return Shape(DEPTH * max(ring.rows * ring.size // (SHARE * DEPTH * columns), 1), columns)
+    batch = max(ring.rows * ring.size // (SHARE * DEPTH), WIDE) // columns
+    return Shape(DEPTH * min(max(batch, 1), ring.rows), columns)
 
 
 class Line:

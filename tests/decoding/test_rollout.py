@@ -290,8 +290,8 @@ def test_rows_get_the_next_completion_at_once_and_the_host_looks_when_the_queue_
 ) -> None:
     """Of 16 rows one ends at each step, and so does each one-token completion that has waited: 1, 2, 3 and 4 rows fall free.
 
-    Eight wait in the queue, two batches of four: the first four steps have all rows. Then 2 and 5 rows idle, and in the next
-    step 6 would: more than half a step in all, so the host looks, if there are others.
+    Eight wait in the queue, two batches of four, since prompts are long: the first four steps have all rows. Then 2 and 5 rows
+    idle, and in the next step 6 would: more than half a step in all, so the host looks, if there are others.
     """
     budgets = [*range(16, 0, -1), *[1] * waiting]
     chunks = []
@@ -303,7 +303,7 @@ def test_rows_get_the_next_completion_at_once_and_the_host_looks_when_the_queue_
         return states, left, outputs
 
     monkeypatch.setattr(loop, "decode_chunk", spy)
-    prompts = [Prompt(str(i), [1], budget) for i, budget in enumerate(budgets)]
+    prompts = [Prompt(str(i), [1] * 256, budget) for i, budget in enumerate(budgets)]
     done = rollout(SHARP, static(0.0), prompts, key=KEY, stop_ids=[], rows=16, chunk=16)
     assert chunks[0] == alive + [0] * (16 - len(alive))
     assert done.lengths.tolist() == budgets
