@@ -8,7 +8,7 @@ Parts in order of weight; `DIR/check.json` is written after each, so that a run 
     greedy               SmolLM2's greedy continuations are the committed ones of transformers
     kernel               draws from equal logits are the CPU's
     speed                a step over the card's bandwidth, beside `generate` where torch is here
-    repeated             the same run twice: same bits, as it is and with --xla_gpu_deterministic_ops
+    repeated             the same run twice: same bits, as it is and, on a GPU, with --xla_gpu_deterministic_ops
     math_token           the experiment on the embedded model
     instructions_token   the experiment on SmolLM2
 

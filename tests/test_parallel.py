@@ -18,6 +18,7 @@ from adaptive_jax.runs.adapters import load_adapter
 from adaptive_jax.runs.checkpoints import Checkpoints
 from adaptive_jax.runs.directory import read_metrics
 from adaptive_jax.runs.records import named_leaves
+from tests.conftest import KEPT
 from tests.simulated_devices import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -137,10 +138,11 @@ def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyP
 
 def test_the_main_experiment_by_two_processes_is_that_by_one(tmp_path: Path) -> None:
     """From the command line to the tables: problems, prompts, four adapters, evaluations, files."""
-    flags = ["--limit", "7", "--train-limit", "12", "--updates", "2", "--prompts", "3", "--completions", "2"]
-    flags += ["--budget", "6", "16", "--validate-every", "1", "--cot", "none", "--rows", "8"]  # few programs to compile
-    finish(start(1, 1, tmp_path / "cache", "math_token", "--run-dir", str(tmp_path / "one"), *flags))
-    said = finish(start(2, 2, tmp_path / "cache", "math_token", "--distributed", "--run-dir", str(tmp_path / "two"), *flags))
+    # uneven numbers of questions, but few programs to compile: all rows are in use, and all budgets are longer than a chunk
+    flags = ["--limit", "9", "--train-limit", "12", "--updates", "2", "--prompts", "5", "--completions", "2"]
+    flags += ["--budget", "17", "20", "--validate-every", "1", "--cot", "none", "--rows", "8"]
+    finish(start(1, 1, KEPT, "math_token", "--run-dir", str(tmp_path / "one"), *flags))
+    said = finish(start(2, 2, KEPT, "math_token", "--distributed", "--run-dir", str(tmp_path / "two"), *flags))
     assert "everything is in" in said[0]
     assert "everything is in" not in said[1], "both processes report"
     results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two")]

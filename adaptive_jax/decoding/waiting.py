@@ -23,6 +23,7 @@ from adaptive_jax.parallel import Replicas
 
 DEPTH = 2  # batches in a queue: while rows take the completions of one, there is room for the next
 SHARE = 4  # a queue has at most this part of the columns that the shortest ring has,
+ENTRIES = 32  # completions of a batch that there is room for in any queue: some bytes each
 WIDE = 1024  # or, where that is more, this many in a batch: prefills of fewer tokens use the processor badly
 
 
@@ -150,7 +151,7 @@ class Line:
         first_batch = next(self._batches)
         self._first: Batch | None = first_batch
         # whatever is asked, mostly: each size of the queue is one more compilation of the loop
-        self._entries = DEPTH * max(ring.rows, first_batch.capacity)
+        self._entries = DEPTH * max(ring.rows, first_batch.capacity, ENTRIES)
         self.prompt_tokens, self.later = 0, len(self.budgets)
         self.hidden = first_batch.prefill.last[..., :1, :]
         self._given, self._taken = 0, np.zeros(replicas.count, np.int64)  # batches and completions
