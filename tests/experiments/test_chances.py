@@ -21,7 +21,7 @@ LEARNT = ["entropy-only", "LPO", "token adapter, no budget", "token adapter, bud
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    small = {"model": "tiny", "cot": "none", "limit": 8, "train_limit": 16, "updates": 1, "prompts": 4, "rows": 32}
+    small = {"model": "tiny", "cot": "none", "limit": 8, "train_limit": 16, "updates": 1, "prompts": 4, "rows": 12}
     budgets = {"budget": (6, 12), "completions": 3, "samples": 2, "held_out_completions": 64}
     with jax.numpy_dtype_promotion("standard"):  # optax promotes; users run without the strictness of tests
         return math_token.main(MathToken(**small, **budgets, run_dir=folder))
