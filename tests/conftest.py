@@ -30,7 +30,7 @@ from tests.shapes import check_shapes
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", FAST)  # also of the processes that tests start
 
-# JAX's many objects are looked through less often, for a twelfth less time
+# JAX's many objects are looked through less often, for 7 % less time
 gc.set_threshold(20_000, 20, 100)
 
 check_shapes()  # before anything of the package is imported

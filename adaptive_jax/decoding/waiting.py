@@ -23,8 +23,8 @@ from adaptive_jax.parallel import Replicas
 
 DEPTH = 2  # batches in a queue: while rows take the completions of one, there is room for the next
 SHARE = 4  # a queue has at most this part of the columns that the shortest ring has,
-ENTRIES = 64  # completions of a batch that there is room for in any queue: some bytes each
 WIDE = 1024  # or, where that is more, this many in a batch: prefills of fewer tokens use the processor badly
+ENTRIES = 64  # completions of a batch that there is room for in any queue: some bytes each
 
 
 @dataclass(frozen=True)

