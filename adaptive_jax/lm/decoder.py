@@ -351,8 +351,8 @@ def _write_around(
 ) -> Layer:
     """The same for cursor < P: the columns are the ring's first ones, and before those its last ones."""
     width, size = prompt.shape[axis], ring.shape[axis]
-    # the ring's last P columns and its first P, with nothing else in them; with `jnp.roll`, an insert takes XLA's CPU backend two
-    # to three times as long
+    # the ring's last P columns and its first P, with nothing else in them: with `jnp.roll`, an insert takes XLA's CPU backend
+    # two to three times as long
     empty = jnp.zeros([2 * width if dim == axis else count for dim, count in enumerate(prompt.shape)], prompt.dtype)
     last, first = jnp.split(jax.lax.dynamic_update_slice(empty, prompt, _corner(jnp.int32(0), cursor, axis)), 2, axis)
     front = jnp.arange(width).reshape([-1 if dim == axis else 1 for dim in range(ring.ndim)]) < cursor
